@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all the set-up they need; nothing is installed outside this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := .uv/bin/uv
+# uv's copies survive a cache on another file system; the constraints are what CI has run.
+export UV_LINK_MODE ?= copy
+
+.PHONY: demo test test-slow lint format bench clean
+.DELETE_ON_ERROR:
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+
+.venv/.ready: pyproject.toml constraints.txt | $(UV)
+	test -x $(BIN)/python || PYTHONPATH=.uv $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/.ready
+	$(BIN)/python -m recipes.context_digits.demo demo
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .uv demo build dist .mypy_cache .pytest_cache .ruff_cache

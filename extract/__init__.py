@@ -1,0 +1,1 @@
+"""Images -> teacher -> maps -> shards: planning and running the extraction job."""

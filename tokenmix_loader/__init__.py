@@ -1,0 +1,1 @@
+"""Inside a training loop: maps -> tokens -> masks -> TokenMix targets."""
