@@ -1,0 +1,281 @@
+"""The `tokenmix` command: thin shells over the functions of extract, store and tokenmix_loader.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from extract.job import JobOptions, Report
+    from extract.teacher import Teacher
+    from store import Header
+
+Command = Callable[..., None]
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="tokenmix-maps")
+def main() -> None:
+    """Teacher activation maps, computed once, as exact TokenMix targets."""
+
+
+class ImageSize(click.ParamType):
+    """`448` or `448x320` (height x width) -> (height, width)."""
+
+    name = "PX|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse, or fail as a usage error."""
+        if isinstance(value, tuple):
+            return value
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+            self.fail(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
+JOB_OPTIONS = [
+    click.argument("images", type=FOLDER),
+    click.option("--teacher", required=True, help="A timm model; also hf-hub:NAME or local-dir:PATH."),
+    click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
+    click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
+    click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),
+    click.option("--num-classes", type=click.IntRange(1), help="Classes of the checkpoint's head."),
+    click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Passed to timm; repeatable."),
+    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
+    click.option("--input-size", type=ImageSize(), help="Instead of the model's own."),
+    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
+    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
+    click.option("--kind", type=click.Choice(["label"]), default="label", help="What to store per image."),
+    click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True),
+    click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
+    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+    click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
+    click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
+    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
+]
+
+
+def job_options(command: Command) -> Command:
+    """The options that `plan` and `extract` share."""
+    for option in reversed(JOB_OPTIONS):
+        command = option(command)
+    return command
+
+
+@main.command()
+@job_options
+def plan(**given: Any) -> None:
+    """Rows, shards, bytes and estimated hours of a job; writes nothing."""
+    with user_errors():
+        from extract.images import list_images
+        from extract.plan import make_plan
+
+        images = list_images(given["images"], given["class_map"])
+        teacher, options = _prepare(given)
+        result = make_plan(images, teacher, options)
+        _describe(result.header)
+        click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {_nbytes(result.nbytes)} in all")
+        click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.workers} processes (measured)")
+        click.echo(f"teacher   {result.teacher_rate:.1f} img/s on {teacher.device} (measured)")
+        click.echo(f"estimate  {result.hours:.2f} hours with one worker")
+
+
+@main.command()
+@job_options
+@click.argument("store", type=FOLDER)
+@click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")
+@click.option("--max-errors", type=click.IntRange(0), help="Unreadable images to accept; default: 0.1 % of the rows.")
+def extract(store: Path, **given: Any) -> None:
+    """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
+    with user_errors():
+        from extract.images import list_images
+        from extract.job import run_job
+        from extract.progress import show_progress
+        from extract.signals import stop_on_signals
+
+        images = list_images(given["images"], given["class_map"])
+        with stop_on_signals() as stop:
+            teacher, options = _prepare(given)
+            _say(f"{len(images)} images, {len(images.class_names)} classes; {given['teacher']} on {teacher.device}, "
+                 f"grid {teacher.grid[0]} x {teacher.grid[1]}")  # fmt: skip
+            with show_progress(sys.stderr) as on_progress:
+                report = run_job(images, store, teacher, options, on_progress=on_progress, stop=stop)
+            _finish(report, store)
+            if report.stopped:
+                _say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+                sys.exit(stop.exit_code)
+
+
+@main.command()
+@click.argument("store", type=FOLDER)
+@click.option("--images", type=FOLDER, help="Also check that this folder holds the same images and labels.")
+@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
+def verify(store: Path, images: Path | None, class_map: Path | None) -> None:
+    """Check every row and shard of STORE; exit 1 and name each bad one."""
+    with user_errors():
+        import store as store_
+
+        report = store_.verify(store)
+        problems = [str(problem) for problem in report.problems]
+        if images is not None:
+            problems += _compare_images(store, images, class_map)
+        for problem in problems:
+            click.echo(problem)
+        click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(problems)} problems")
+        sys.exit(1 if problems else 0)
+
+
+@main.command()
+@click.argument("store", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="The whole header and the state, for programs.")
+def info(store: Path, as_json: bool) -> None:
+    """What STORE contains, and how it was made."""
+    with user_errors():
+        from store import present_shards, read_header
+
+        header = read_header(store)
+        present = len(present_shards(store, header))
+        if as_json:
+            state = {
+                "shards": header.layout.shards,
+                "shards_present": present,
+                "content_digest": header.content_digest,
+            }
+            click.echo(json.dumps({**dataclasses.asdict(header), **state}, indent=2, ensure_ascii=False))
+            return
+        _describe(header)
+        click.echo(f"shards    {present} of {header.layout.shards} present")
+
+
+@main.command()
+@click.argument("store", type=FOLDER)
+@click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
+@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The PNG to write.")
+@click.option("--pairs", type=click.IntRange(1, 20), default=4, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--evidence", type=click.Choice(["logit", "contrast"]), default="logit", show_default=True)
+@click.option("--mask", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
+def show(store: Path, images: Path, class_map: Path | None, output: Path, **choices: Any) -> None:
+    """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""
+    with user_errors():
+        from extract.images import list_images
+        from tokenmix_loader.show import draw_pairs
+
+        listed = list_images(images, class_map)
+        picture = draw_pairs(listed, store, **choices)
+        picture.save(output, format="PNG")
+        click.echo(f"{output}: {picture.width} x {picture.height} pixels")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Errors that the user can mend end in one message and exit status 1, anything else in a traceback."""
+    from extract.errors import ExtractError
+    from store import StoreError
+    from tokenmix_loader import LoaderError
+
+    try:
+        yield
+    except (ExtractError, StoreError, LoaderError) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        mend = "free some and run again; finished shards are kept" if error.errno == errno.ENOSPC else "check the path"
+        _fail(f"{error.filename or 'file system'}: {error.strerror}; {mend}")
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"tokenmix: error: {message}", err=True)
+    sys.exit(1)
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
+    import torch
+
+    from extract.job import JobOptions
+    from extract.teacher import Teacher, TeacherSpec, parse_model_arg
+    from extract.worker import Worker
+
+    names = {field.name for field in dataclasses.fields(TeacherSpec)}
+    spec = {name: value for name, value in given.items() if name in names}
+    spec["name"] = given["teacher"]
+    spec["model_args"] = dict(parse_model_arg(text) for text in given["model_args"])
+    spec["device"] = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = JobOptions(
+        dtype=given["dtype"],
+        shard_rows=given["shard_size"],
+        batch_size=given["batch_size"],
+        workers=given["workers"],
+        worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
+        max_errors=given.get("max_errors"),
+    )
+    return Teacher(TeacherSpec(**spec)), options
+
+
+def _describe(header: Header) -> None:
+    teacher, images = header.teacher, header.preprocessing
+    size = "x".join(str(side) for side in images["input_size"])  # type: ignore[union-attr]
+    click.echo(f"rows      {header.rows} images of {header.dataset['root_name']!r}, "
+               f"{len(header.dataset['class_names'])} classes")  # type: ignore[arg-type]  # fmt: skip
+    click.echo(f"maps      {header.kind}, {header.grid[0]} x {header.grid[1]} {header.dtype}")
+    click.echo(f"teacher   {teacher['name']}, {teacher['parameters']:,} parameters, {teacher['source']} weights")
+    click.echo(f"input     {size} px, {images['crop_mode']} {images['crop_pct']}, {images['interpolation']}")
+
+
+def _finish(report: Report, store: Path) -> None:
+    progress = report.progress
+    for key, reason in progress.errors:
+        _say(f"unreadable: {key!r}: {reason}")
+    done = (
+        f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s)"
+        if progress.done
+        else "nothing to do"
+    )
+    state = "complete" if report.complete else "incomplete"
+    click.echo(f"{store}: {done}, {report.shards_written} shards written, this worker's share is {state}")
+
+
+def _compare_images(store: Path, images: Path, class_map: Path | None) -> list[str]:
+    from extract.images import list_images
+    from store import read_header
+
+    listed = list_images(images, class_map).header()
+    stored = read_header(store).dataset
+    return [
+        f"{images}: {what} differ from the store's: expected {stored[name]}, found {listed[name]}"
+        for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
+        if listed[name] != stored[name]
+    ]
+
+
+def _nbytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
+
+
+if __name__ == "__main__":
+    main()

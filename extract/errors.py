@@ -1,0 +1,13 @@
+"""What can go wrong before and during an extraction, as the user sees it: where, expected, found, remedy."""
+
+
+class ExtractError(Exception):
+    """The extraction cannot start or go on; nothing that is already in the store is lost."""
+
+
+class ImagesError(ExtractError):
+    """The image list cannot be used as it is."""
+
+
+class TeacherError(ExtractError):
+    """The teacher cannot be built, does not fit the images, or gives maps that cannot be stored."""
