@@ -1,0 +1,114 @@
+"""From the teacher's grid to the student's tokens, by area.
+
+Each cell of a teacher map carries its evidence as mass, spread evenly over the cell's rectangle in image
+space (the unit square of the decoded image, x right, y down). A token's value is the mass inside the part of
+the image that the token shows. So nothing is lost or invented: tokens that tile the teacher's view hold the
+map's whole mass, and a crop's tokens add up to the share of the evidence that the crop holds.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .shapes import Grid, require_grid, require_shape
+
+
+def align(
+    evidence: torch.Tensor,
+    views: torch.Tensor,
+    affines: torch.Tensor,
+    grid: Grid,
+    *,
+    samples: int = 4,
+) -> torch.Tensor:
+    """Resample teacher maps onto the tokens of the network's input.
+
+    `evidence` [B, h, w] >= 0 is mass per cell; `views` [B, 4] holds (x0, y0, x1, y1), the rectangle that the
+    map covers in image space; `affines` [B, 2, 3] maps the input's unit square to image space, `(x, y) =
+    affine @ (u, v, 1)`; `grid` is (gh, gw). All tensors on one device. Returns float32 [B, gh, gw].
+
+    Exact for affines that scale, flip, move or turn by 90 degrees; otherwise each token is sampled at
+    `samples` x `samples` points. Straight and oblique affines may share a batch. What a token shows from
+    outside of the image or of the view counts zero. A padded view may reach outside of the image: its cells
+    keep their full rectangle, so the part of a border cell's mass that lies over the padding is seen by no
+    token.
+
+    Raises ValueError for shapes that do not match, an empty view or a non-finite affine.
+    """
+    _check(evidence, views, affines, grid)
+    evidence, views, affines = evidence.float(), views.double(), affines.double()
+    upright = (affines[:, 0, 1] == 0) & (affines[:, 1, 0] == 0)
+    turned = (affines[:, 0, 0] == 0) & (affines[:, 1, 1] == 0) & ~upright
+    oblique = ~(upright | turned)
+    tokens = evidence.new_zeros(len(evidence), *grid)
+    if upright.any():
+        tokens[upright] = _upright(evidence[upright], views[upright], affines[upright], grid)
+    if turned.any():
+        # Swapping x and y of map, view and image turns a quarter-turned sample upright.
+        swapped_views = views[turned][:, [1, 0, 3, 2]]
+        tokens[turned] = _upright(evidence[turned].mT, swapped_views, affines[turned].flip(1), grid)
+    if oblique.any():
+        tokens[oblique] = _sampled(evidence[oblique], views[oblique], affines[oblique], grid, samples)
+    return tokens
+
+
+def _upright(evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Exact overlap: separable, because tokens and cells are rectangles of one orientation."""
+    h, w = evidence.shape[1:]
+    rows = _overlap(affines[:, 1, 1:], views[:, 1::2], grid[0], h)
+    columns = _overlap(affines[:, 0, ::2], views[:, ::2], grid[1], w)
+    return rows @ evidence @ columns.mT
+
+
+def _overlap(lines: torch.Tensor, spans: torch.Tensor, tokens: int, cells: int) -> torch.Tensor:
+    """Share of each cell that lies in each token, along one axis: float32 [B, tokens, cells].
+
+    `lines` [B, 2] are (scale, offset) of the affine, `spans` [B, 2] are (near, far) edges of the view.
+    """
+    scale, offset = lines[:, :1], lines[:, 1:]
+    near, far = spans[:, :1], spans[:, 1:]
+    edges = torch.linspace(0, 1, tokens + 1, dtype=lines.dtype, device=lines.device)
+    in_image = (scale * edges + offset).clamp(0, 1)
+    in_cells = (in_image - near) / (far - near) * cells
+    # How much of each cell lies before each token edge; neighbouring edges differ by what lies between them.
+    before = (in_cells[..., None] - torch.arange(cells, device=lines.device)).clamp(0, 1)
+    return before.diff(dim=1).abs().float()
+
+
+def _sampled(
+    evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, grid: Grid, samples: int
+) -> torch.Tensor:
+    """Density of the mass at points within each token, times the area that a point stands for."""
+    (gh, gw), (b, h, w) = grid, evidence.shape
+    u = _midpoints(gw * samples, affines)
+    v = _midpoints(gh * samples, affines)[:, None]
+    along_u, along_v, offset = affines[..., None, None].unbind(dim=2)
+    in_image = (along_u * u + along_v * v + offset).flatten(2)
+    near, far = views[:, :2, None], views[:, 2:, None]
+    size = in_image.new_tensor([[w], [h]])
+    in_cells = (in_image - near) / (far - near) * size
+    inside = ((in_image >= 0) & (in_image <= 1) & (in_cells >= 0) & (in_cells < size)).all(dim=1)
+    column, row = in_cells.long().unbind(dim=1)
+    mass = evidence.flatten(1).gather(1, (row * w + column).where(inside, 0)).where(inside, 0)
+    per_token = mass.view(b, gh, samples, gw, samples).sum(dim=(2, 4))
+    point_area = torch.det(affines[:, :, :2]).abs() / (gh * gw * samples**2)
+    cell_area = (far - near).prod(dim=1).squeeze(1) / (h * w)
+    return per_token * (point_area / cell_area).float()[:, None, None]
+
+
+def _midpoints(count: int, like: torch.Tensor) -> torch.Tensor:
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
+
+
+def _check(evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, grid: Grid) -> None:
+    require_grid("align: grid", grid)
+    require_shape("align: evidence", evidence, (None, None, None), "pass one map per sample, [B, h, w]")
+    batch = len(evidence)
+    require_shape("align: views", views, (batch, 4), "pass one (x0, y0, x1, y1) per map")
+    require_shape("align: affines", affines, (batch, 2, 3), "pass one [2, 3] matrix per map")
+    if not bool((views[:, 2:] > views[:, :2]).all()):
+        raise ValueError(
+            "align: views: expected x0 < x1 and y0 < y1, found an empty rectangle; check the store's views"
+        )
+    if not bool(torch.isfinite(affines).all()):
+        raise ValueError("align: affines: expected finite numbers, found inf or nan; check what the transform recorded")

@@ -1,0 +1,30 @@
+"""Shape checks at the package's boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Grid = tuple[int, int]
+
+
+def require_shape(where: str, tensor: torch.Tensor, shape: Sequence[int | None], remedy: str) -> None:
+    """Raise ValueError unless `tensor` has `shape`, in which None stands for any size."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(shape) and all(b is None or a == b for a, b in zip(found, shape, strict=True))
+    if not fits:
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{where}: expected shape [{expected}], found {list(found)}; {remedy}")
+
+
+def require_choice(where: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{where}: expected one of {', '.join(choices)}, found {value!r}; choose one of them")
+
+
+def require_grid(where: str, grid: Grid) -> None:
+    """Raise ValueError unless `grid` is a pair of positive whole numbers."""
+    if len(grid) != 2 or any(int(size) != size or size < 1 for size in grid):
+        raise ValueError(f"{where}: expected (gh, gw) of at least 1, found {grid}; pass the student's token grid")

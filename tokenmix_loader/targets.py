@@ -1,0 +1,129 @@
+"""From aligned evidence and masks to targets (TokenMix, Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .shapes import require_choice, require_shape
+
+Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Scores = tuple[torch.Tensor, torch.Tensor]
+
+# A crop that holds less than this share of a map's evidence holds background, not the object.
+MIN_EVIDENCE = 0.01
+
+
+def _positive(maps: torch.Tensor) -> torch.Tensor:
+    return maps.clamp(min=0)
+
+
+def _contrast(maps: torch.Tensor) -> torch.Tensor:
+    background = maps.flatten(1).median(dim=1).values
+    return (maps - background[:, None, None]).clamp(min=0).square()
+
+
+EVIDENCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"logit": _positive, "contrast": _contrast}
+
+
+def evidence(maps: Maps, kind: str = "logit") -> torch.Tensor:
+    """What a teacher's map says for the presence of its label, per cell: float32 [B, h, w] >= 0.
+
+    `maps` [B, h, w], float16 or float32, numpy or torch. `logit` drops the negative part, as the paper does.
+    `contrast` subtracts the map's median, which a teacher shows wherever there is no object, drops the
+    negative part and squares. Raises ValueError for an unknown kind and for maps that are not finite.
+    """
+    require_choice("evidence: kind", kind, tuple(EVIDENCE))
+    tensor = torch.as_tensor(maps)
+    require_shape("evidence: maps", tensor, (None, None, None), "pass one map per sample, [B, h, w]")
+    result = EVIDENCE[kind](tensor.float())
+    if not bool(torch.isfinite(result).all()):
+        raise ValueError("evidence: maps: expected finite values, found inf or nan; verify the store")
+    return result
+
+
+def normalise(maps: torch.Tensor) -> torch.Tensor:
+    """Each map of [B, h, w] >= 0 divided by its sum; a map without any mass stays zero."""
+    total = maps.sum(dim=(1, 2), keepdim=True)
+    return torch.where(total > 0, maps / total, 0)
+
+
+def mix_scores(
+    tokens: torch.Tensor,
+    masks: torch.Tensor,
+    partner: torch.Tensor,
+    *,
+    min_evidence: float = MIN_EVIDENCE,
+    supervision: str = "tokenmix",
+) -> Scores:
+    """How much of image i and of its partner stays visible: two float32 [B] in [0, 1].
+
+    `tokens` [B, gh, gw] >= 0 come from `align` on maps of mass 1; `masks` bool [B, gh, gw], True = the token
+    is kept from image i; `partner` int [B]. `tokenmix` is Eq. 2: the share of the crop's evidence in the
+    visible tokens; a crop that holds less than `min_evidence` of its map's mass is scored by area. `area` is
+    CutMix's: the share of tokens. Raises ValueError for shapes that do not match or an unknown supervision.
+    """
+    require_choice("mix_scores: supervision", supervision, ("tokenmix", "area"))
+    require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
+    require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
+    require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
+    kept = masks.float()
+    area = kept.mean(dim=(1, 2))
+    if supervision == "area":
+        return area, 1 - area
+    mass = tokens.sum(dim=(1, 2))
+    seen = mass >= max(min_evidence, torch.finfo(torch.float32).tiny)
+    share_a = _visible_share(tokens, kept, mass)
+    share_b = _visible_share(tokens[partner], 1 - kept, mass[partner])
+    return torch.where(seen, share_a, area), torch.where(seen[partner], share_b, 1 - area)
+
+
+def _visible_share(tokens: torch.Tensor, visible: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    return ((tokens * visible).sum(dim=(1, 2)) / mass).clamp(0, 1)
+
+
+def mix_targets(
+    tokens: torch.Tensor,
+    masks: torch.Tensor,
+    labels: torch.Tensor,
+    partner: torch.Tensor,
+    num_classes: int,
+    *,
+    smoothing: float = 0.1,
+    min_evidence: float = MIN_EVIDENCE,
+    supervision: str = "tokenmix",
+) -> torch.Tensor:
+    """Dense targets of mixed images, float32 [B, K]: the scores of `mix_scores` on the two labels, smoothed.
+
+    `labels` int [B] are those of the unmixed images. The two scores need not add up to 1: an image may show
+    both objects or none. Raises ValueError for shapes that do not match and labels outside of [0, K).
+    """
+    scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
+    return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
+
+
+def dense_targets(scores: Scores, labels: Scores, num_classes: int, *, smoothing: float = 0.1) -> torch.Tensor:
+    """Scores [B] of two labels [B] each, as float32 [B, K].
+
+    Equal labels add, at most to 1. Smoothing gives every class an equal part of the share `smoothing` of the
+    row's sum and takes it from the labels, so rows keep their sum and no target is negative.
+    """
+    for column in labels:
+        _check_labels(column, num_classes)
+    targets = torch.zeros(len(scores[0]), num_classes, device=scores[0].device)
+    for score, column in zip(scores, labels, strict=True):
+        targets.scatter_add_(1, column.long()[:, None], score.float()[:, None])
+    targets.clamp_(max=1)
+    return (1 - smoothing) * targets + smoothing * targets.mean(dim=1, keepdim=True)
+
+
+def _check_labels(labels: torch.Tensor, num_classes: int) -> None:
+    if not bool(((labels >= 0) & (labels < num_classes)).all()):
+        low, high = int(labels.min()), int(labels.max())
+        raise ValueError(
+            f"mix_targets: labels: expected 0 to {num_classes - 1}, found {low} to {high}; "
+            "check num_classes and the dataset's class map"
+        )
