@@ -9,6 +9,7 @@ map's whole mass, and a crop's tokens add up to the share of the evidence that t
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from .shapes import Grid, require_grid, require_shape
 
@@ -19,7 +20,7 @@ def align(
     affines: torch.Tensor,
     grid: Grid,
     *,
-    samples: int = 4,
+    samples: int = 3,
 ) -> torch.Tensor:
     """Resample teacher maps onto the tokens of the network's input.
 
@@ -78,22 +79,35 @@ def _overlap(lines: torch.Tensor, spans: torch.Tensor, tokens: int, cells: int) 
 def _sampled(
     evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, grid: Grid, samples: int
 ) -> torch.Tensor:
-    """Density of the mass at points within each token, times the area that a point stands for."""
-    (gh, gw), (b, h, w) = grid, evidence.shape
-    u = _midpoints(gw * samples, affines)
-    v = _midpoints(gh * samples, affines)[:, None]
-    along_u, along_v, offset = affines[..., None, None].unbind(dim=2)
-    in_image = (along_u * u + along_v * v + offset).flatten(2)
-    near, far = views[:, :2, None], views[:, 2:, None]
-    size = in_image.new_tensor([[w], [h]])
-    in_cells = (in_image - near) / (far - near) * size
-    inside = ((in_image >= 0) & (in_image <= 1) & (in_cells >= 0) & (in_cells < size)).all(dim=1)
-    column, row = in_cells.long().unbind(dim=1)
-    mass = evidence.flatten(1).gather(1, (row * w + column).where(inside, 0)).where(inside, 0)
-    per_token = mass.view(b, gh, samples, gw, samples).sum(dim=(2, 4))
-    point_area = torch.det(affines[:, :, :2]).abs() / (gh * gw * samples**2)
-    cell_area = (far - near).prod(dim=1).squeeze(1) / (h * w)
-    return per_token * (point_area / cell_area).float()[:, None, None]
+    """Mean density of the mass at points within each token, times the token's area."""
+    h, w = evidence.shape[1:]
+    x, in_x = _cells(affines[:, 0], views[:, ::2], w, grid, samples)
+    y, in_y = _cells(affines[:, 1], views[:, 1::2], h, grid, samples)
+    seen = in_x & in_y
+    cell = (y * w + x).where(seen, 0).long()
+    mass = evidence.flatten(1).gather(1, cell.flatten(1)).view_as(seen).where(seen, 0)
+    mean = functional.avg_pool2d(mass, samples)
+    token_area = torch.det(affines[:, :, :2]).abs() / (grid[0] * grid[1])
+    cell_area = (views[:, 2:] - views[:, :2]).prod(dim=1) / (h * w)
+    return mean * (token_area / cell_area).float()[:, None, None]
+
+
+def _cells(
+    lines: torch.Tensor, spans: torch.Tensor, cells: int, grid: Grid, samples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Along one axis, for the points of all tokens: index of the cell, and whether view and image hold the point.
+
+    `lines` [B, 3] are the affine's row, `spans` [B, 2] the near and far edge of the view; returns [B, gh * samples,
+    gw * samples] each.
+    """
+    near, far = spans[:, :1], spans[:, 1:]
+    per_unit = cells / (far - near)
+    along_u, along_v, offset = (lines * per_unit).float()[..., None, None].unbind(dim=1)
+    start, image = (torch.cat((near, torch.ones_like(near)), dim=1) * per_unit).float()[..., None, None].unbind(dim=1)
+    u, v = _midpoints(grid[1] * samples, along_u), _midpoints(grid[0] * samples, along_u)[:, None]
+    at = along_u * u + (along_v * v + (offset - start))
+    held = (at >= (-start).clamp(min=0)) & (at < (image - start).clamp(max=cells))
+    return at.int(), held
 
 
 def _midpoints(count: int, like: torch.Tensor) -> torch.Tensor:

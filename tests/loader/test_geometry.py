@@ -20,9 +20,9 @@ def random_maps(seed: int, size: tuple[int, int], batch: int = 3) -> torch.Tenso
 
 
 def random_views(seed: int, batch: int = 3, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-    corners = np.random.default_rng(seed).uniform(low, high - 0.05, (batch, 2, 2))
+    corners = np.random.default_rng(seed).uniform(low, high - 0.3, (batch, 2, 2))
     corners.sort(axis=1)
-    corners[:, 1] += 0.05
+    corners[:, 1] += 0.3
     return torch.from_numpy(corners.reshape(batch, 4))
 
 
@@ -69,14 +69,14 @@ def rasterised(
 def test_whole_image_conserves_every_map_s_mass(seed: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
     maps = random_maps(seed, size)
     tokens = align(maps, random_views(seed), repeated(IDENTITY), grid)
-    torch.testing.assert_close(tokens.sum((1, 2)), maps.sum((1, 2)), rtol=1e-5, atol=0)
+    np.testing.assert_allclose(tokens.sum((1, 2)), maps.sum((1, 2)), rtol=1e-5, atol=0)
 
 
 @given(seeds, grids)
 def test_identity_on_the_teacher_s_own_grid_returns_the_map(seed: int, size: tuple[int, int]) -> None:
     maps = random_maps(seed, size)
     tokens = align(maps, repeated(WHOLE), repeated(IDENTITY), size)
-    torch.testing.assert_close(tokens, maps, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(tokens, maps, rtol=1e-5, atol=1e-7)
 
 
 @given(seeds, grids, grids)
@@ -85,7 +85,7 @@ def test_tiling_the_image_with_crops_splits_the_mass(seed: int, size: tuple[int,
     cut = np.random.default_rng(seed).uniform(0.1, 0.9)
     parts = [torch.tensor([[cut, 0, 0], [0, 1, 0]]), torch.tensor([[1 - cut, 0, cut], [0, 1, 0]])]
     mass = sum(align(maps, views, repeated(part), grid).sum((1, 2)) for part in parts)
-    torch.testing.assert_close(mass, maps.sum((1, 2)), rtol=1e-5, atol=0)
+    np.testing.assert_allclose(mass, maps.sum((1, 2)), rtol=1e-5, atol=0)
 
 
 @given(seeds, grids, grids, st.sampled_from([1, 2]))
@@ -96,7 +96,7 @@ def test_flipping_the_input_flips_the_tokens(seed: int, size: tuple[int, int], g
     mirrored[:, :, 2] += affines[:, :, column]
     mirrored[:, :, column] *= -1
     tokens = align(maps, views, affines, grid)
-    torch.testing.assert_close(align(maps, views, mirrored, grid), tokens.flip(dim), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(align(maps, views, mirrored, grid), tokens.flip(dim), rtol=1e-5, atol=1e-6)
 
 
 @given(seeds, grids, grids)
@@ -104,7 +104,7 @@ def test_transposing_the_input_transposes_the_tokens(seed: int, size: tuple[int,
     maps, views, affines = random_maps(seed, size), random_views(seed), random_crops(seed)
     tokens = align(maps, views, affines, grid)
     transposed = align(maps, views, turned(affines), (grid[1], grid[0]))
-    torch.testing.assert_close(transposed, tokens.mT, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(transposed, tokens.mT, rtol=1e-5, atol=1e-6)
 
 
 @given(seeds, grids, grids, st.booleans())
@@ -120,13 +120,14 @@ def test_sampled_tokens_agree_with_exact_ones(
     assert (sampled - exact).abs().sum((1, 2)).max() < 0.08 * maps.sum((1, 2)).max()
 
 
-def test_the_default_sampling_is_good_to_a_percent_of_the_mass() -> None:
-    maps, views = random_maps(0, (18, 18), 64), repeated(WHOLE, 64)
-    affines = repeated(torch.tensor([[0.7, 0, 0.1], [0, 0.6, 0.2]], dtype=torch.float64), 64)
+def test_the_default_sampling_costs_a_score_less_than_half_a_percent() -> None:
+    """On noise, the hardest map to sample."""
+    maps, views = random_maps(0, (18, 18), 256), repeated(WHOLE, 256)
+    affines = repeated(torch.tensor([[0.7, 0, 0.1], [0, 0.6, 0.2]], dtype=torch.float64), 256)
     exact = align(maps, views, affines, (14, 14))
     sampled = align(maps, views, affines + torch.where(affines == 0, 1e-9, 0), (14, 14))
-    half = exact[:, :7].sum((1, 2)) / exact.sum((1, 2))
-    assert ((sampled[:, :7].sum((1, 2)) / sampled.sum((1, 2)) - half).abs() < 0.01).all()
+    scores = [(tokens * maps[:, :14, :14].ge(0.5)).sum((1, 2)) / tokens.sum((1, 2)) for tokens in (exact, sampled)]
+    assert (scores[0] - scores[1]).abs().mean() < 0.005
 
 
 @given(seeds, st.floats(-3, 3), st.floats(-0.5, 0.5))
@@ -156,7 +157,7 @@ def test_samples_of_all_kinds_share_a_batch() -> None:
     affines = torch.stack((straight[0], turned(straight)[1], oblique))
     tokens = align(maps, views, affines, (4, 4))
     alone = [align(maps[i : i + 1], views[i : i + 1], affines[i : i + 1], (4, 4)) for i in range(3)]
-    torch.testing.assert_close(tokens, torch.cat(alone))
+    np.testing.assert_allclose(tokens, torch.cat(alone))
 
 
 def test_evidence_is_found_where_it_is() -> None:
@@ -167,7 +168,7 @@ def test_evidence_is_found_where_it_is() -> None:
     tokens = align(maps, WHOLE[None], right_half_mirrored, (4, 2))
     expected = torch.zeros(1, 4, 2)
     expected[0, 0, 0] = 1
-    torch.testing.assert_close(tokens, expected)
+    np.testing.assert_allclose(tokens, expected)
 
 
 def test_a_crop_beside_the_view_or_the_image_holds_nothing() -> None:
@@ -183,7 +184,7 @@ def test_the_padding_s_share_of_a_padded_view_is_seen_by_no_token() -> None:
     maps = torch.ones(1, 4, 4)
     padded = torch.tensor([[0.0, -0.5, 1, 1.5]])
     tokens = align(maps, padded, IDENTITY[None], (2, 2))
-    torch.testing.assert_close(tokens, torch.full((1, 2, 2), 2.0))
+    np.testing.assert_allclose(tokens, torch.full((1, 2, 2), 2.0))
 
 
 @pytest.mark.parametrize(
