@@ -1,1 +1,39 @@
-"""The map store: sharded HDF5, format version 1 (docs/format.md). Imports neither torch nor timm."""
+"""Teacher maps on the disk: a header and HDF5 shards, format version 1 (docs/format.md)."""
+
+from store.check import Problem, VerifyReport, verify
+from store.create import create_store, read_header
+from store.errors import ShardError, StoreError, StoreMismatch
+from store.folder import discard_leftovers, present_shards
+from store.header import Header, Json
+from store.layout import Layout, shard_name
+from store.reader import Keys, MapStore
+from store.rows import RowBatch, list_digest, row_nbytes
+from store.spec import FORMAT_NAME, FORMAT_VERSION, STATUS_OK, STATUS_UNREADABLE
+from store.writer import ShardWriter
+
+__all__ = [
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "STATUS_OK",
+    "STATUS_UNREADABLE",
+    "Header",
+    "Json",
+    "Keys",
+    "Layout",
+    "MapStore",
+    "Problem",
+    "RowBatch",
+    "ShardError",
+    "ShardWriter",
+    "StoreError",
+    "StoreMismatch",
+    "VerifyReport",
+    "create_store",
+    "discard_leftovers",
+    "list_digest",
+    "present_shards",
+    "read_header",
+    "row_nbytes",
+    "shard_name",
+    "verify",
+]

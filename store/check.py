@@ -1,0 +1,118 @@
+"""Checking a store: every shard, every row, and every file beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from store.create import read_header
+from store.errors import ShardError
+from store.folder import StrPath, is_temporary
+from store.header import Header
+from store.layout import shard_name
+from store.rows import ListDigest, Table, row_digests, row_faults
+from store.shard import open_shard, read_table
+from store.spec import HEADER_FILE, STATUS_OK
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; `row` counts from the start of the store."""
+
+    shard: int | None
+    row: int | None
+    key: str | None
+    message: str
+
+    def __str__(self) -> str:
+        """One line: where, then what."""
+        where = [] if self.shard is None else [shard_name(self.shard)]
+        where += [] if self.row is None else [f"row {self.row}, key {self.key!r}"]
+        return ": ".join([", ".join(where), self.message] if where else [self.message])
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found; `unreadable` counts sound rows whose image could not be decoded."""
+
+    rows: int
+    shards: int
+    unreadable: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify(path: StrPath) -> VerifyReport:
+    """Read all of a store and check it against its header and its digests.
+
+    A damaged or missing shard is a problem in the report; StoreError only where there is no readable header.
+    """
+    folder = Path(path)
+    header = read_header(folder)
+    problems = _foreign_files(folder, header)
+    listed: ListDigest | None = ListDigest()
+    unreadable = 0
+    for shard in range(header.layout.shards):
+        found, table = _read_checked(folder / shard_name(shard), header, shard)
+        problems += found
+        if table is None:
+            listed = None
+            continue
+        unreadable += int((table["status"] != STATUS_OK).sum())
+        if listed is not None:
+            listed.update(table["key"].tolist(), table["label"])
+    if listed is not None and listed.hexdigest() != header.dataset["digest"]:
+        message = "list of (key, label): its digest is not that of the header; rows were exchanged or rewritten"
+        problems.append(Problem(None, None, None, message))
+    return VerifyReport(header.rows, header.layout.shards, unreadable, tuple(problems))
+
+
+def check_shard(path: Path, header: Header, shard: int) -> list[Problem]:
+    """All that is wrong with one shard file by itself."""
+    return _read_checked(path, header, shard)[0]
+
+
+def _read_checked(path: Path, header: Header, shard: int) -> tuple[list[Problem], Table | None]:
+    """The problems of a shard, and its rows where they can be read at all."""
+    if not path.is_file():
+        message = "missing: expected a file; run `tokenmix extract` again"
+        return [Problem(shard, None, None, message)], None
+    try:
+        with open_shard(path, header, shard) as file:
+            table = read_table(file, header)
+    except ShardError as error:
+        return [Problem(shard, None, None, str(error))], None
+    except Exception as error:  # whatever HDF5 makes of damaged structures, it is the shard's fault
+        return [Problem(shard, None, None, f"cannot be read: {type(error).__name__}: {error}")], None
+    return _row_problems(header, shard, table), table
+
+
+def _row_problems(header: Header, shard: int, table: Table) -> list[Problem]:
+    start, _ = header.layout.bounds(shard)
+    wrong = np.flatnonzero(row_digests(header, table) != table["digest"]).tolist()
+    faults = [(row, "digest: the row was changed after it was written") for row in wrong]
+    faults += row_faults(header, table)
+    keys = table["key"]
+    return [
+        Problem(shard, start + row, keys[row].decode("utf-8", errors="backslashreplace"), message)
+        for row, message in sorted(faults)
+    ]
+
+
+def _foreign_files(folder: Path, header: Header) -> list[Problem]:
+    """Visible entries that no part of the format explains."""
+    expected = {HEADER_FILE, *map(shard_name, range(header.layout.shards))}
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return [Problem(None, None, None, f"{name}: {_explain(folder / name)}") for name in names if name not in expected]
+
+
+def _explain(file: Path) -> str:
+    if is_temporary(file):
+        return "left over from a writer that was killed, or still at work; `tokenmix extract` removes its own"
+    return "expected only the header and its shards here; move it elsewhere"

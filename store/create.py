@@ -1,0 +1,74 @@
+"""The folder of a store and its header."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from store.errors import StoreError
+from store.folder import StrPath, begin_temporary, end_temporary, is_temporary, sync_folder, write_synced
+from store.header import Header
+from store.spec import HEADER_FILE
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+
+
+def create_store(path: StrPath, header: Header) -> None:
+    """Make the folder and its `store.json`, or check that an existing one is of this very configuration.
+
+    Of two processes that create at once, one writes the header and the other compares with it.
+    Raises StoreMismatch for another configuration, StoreError if `path` is something else.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{folder}: not a store: expected a folder, found a file; give another path") from error
+    if not (folder / HEADER_FILE).exists():
+        _require_empty(folder)
+        _write_header(folder, header)
+    read_header(folder).require(header, folder)
+
+
+def read_header(path: StrPath) -> Header:
+    """The header of a store; StoreError if there is none, or none that this version can read."""
+    file = Path(path) / HEADER_FILE
+    try:
+        return Header.from_json(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{path}: not a store: expected {HEADER_FILE} in it; run `tokenmix extract`") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{file}: expected UTF-8, found {error}; restore the file from a copy") from error
+    except StoreError as error:
+        raise StoreError(f"{file}: {error}") from error
+
+
+def _require_empty(folder: Path) -> None:
+    """A folder with somebody's files is not silently turned into a store; another creator's file is none."""
+    found = sorted(file.name for file in folder.iterdir() if not is_temporary(file) and file.name != HEADER_FILE)
+    if found:
+        raise StoreError(
+            f"{folder}: not a store: expected {HEADER_FILE} or an empty folder, found {', '.join(found[:3])}; "
+            "give another path"
+        )
+
+
+def _write_header(folder: Path, header: Header) -> None:
+    """Linking fails when the name exists, so exactly one of two creators wins."""
+    target = folder / HEADER_FILE
+    temporary = begin_temporary(target)
+    try:
+        write_synced(temporary, header.to_json().encode("utf-8"))
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Without links the last creator wins; the other's shards carry another content digest.
+            os.replace(temporary, target)
+        sync_folder(folder)
+    finally:
+        end_temporary(temporary)

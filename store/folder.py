@@ -1,0 +1,89 @@
+"""Files in the folder of a store: complete ones by name, temporary ones by host and process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from pathlib import Path
+
+from store.header import Header
+from store.layout import shard_name
+
+StrPath = str | os.PathLike[str]
+_TEMPORARY = re.compile(r"(?:store\.json|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
+# Files of this very process that are being written: in a container every run may have the same pid.
+_open_here: set[Path] = set()
+
+
+def present_shards(path: StrPath, header: Header) -> list[int]:
+    """Indices of the shards on disk, ascending. The rename is the marker: a shard that has its name is complete."""
+    names = set(os.listdir(path))
+    return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
+
+
+def discard_leftovers(path: StrPath) -> list[Path]:
+    """Remove and return temporary files whose process on this host is dead; others are left alone."""
+    removed = []
+    for file in sorted(Path(path).iterdir()):
+        if is_temporary(file) and _is_dead(file):
+            file.unlink(missing_ok=True)
+            removed.append(file)
+    return removed
+
+
+def is_temporary(file: Path) -> bool:
+    """Whether the name is that of a file which was never completed."""
+    return _TEMPORARY.fullmatch(file.name) is not None
+
+
+def begin_temporary(target: Path) -> Path:
+    """Create the empty file that will be renamed to `target`."""
+    temporary = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.write_bytes(b"")
+    _open_here.add(temporary.absolute())
+    return temporary
+
+
+def end_temporary(temporary: Path) -> None:
+    """Remove the file unless it was renamed."""
+    _open_here.discard(temporary.absolute())
+    temporary.unlink(missing_ok=True)
+
+
+def write_synced(file: Path, data: bytes | memoryview) -> None:
+    """Write a new file and wait until its content is on the disk."""
+    file.unlink(missing_ok=True)
+    with open(file, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _is_dead(temporary: Path) -> bool:
+    match = _TEMPORARY.fullmatch(temporary.name)
+    if match is None or match["host"] != socket.gethostname():
+        return False
+    pid = int(match["pid"])
+    if pid == os.getpid():
+        return temporary.absolute() not in _open_here
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False

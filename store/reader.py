@@ -1,0 +1,186 @@
+"""Reading a store during training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from store.create import read_header
+from store.errors import ShardError
+from store.folder import StrPath, present_shards
+from store.header import Header
+from store.layout import Rows, shard_name
+from store.mapping import Place, open_rows, place_of
+from store.shard import open_hdf5, open_shard
+from store.spec import COLUMNS, MAPPED_COLUMN, STATUS_OK, Field
+
+Array = npt.NDArray[Any]
+IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
+_VIEW = next(field for field in COLUMNS if field.name == MAPPED_COLUMN)
+
+
+class Keys(Sequence[str]):
+    """The keys of a store in order; kept as bytes, which forked workers share, decoded when asked for."""
+
+    def __init__(self, raw: Array) -> None:
+        """`raw`: [N] of NUL-padded UTF-8."""
+        self._raw = raw
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Keys: ...
+    def __getitem__(self, row: int | slice) -> str | Keys:
+        """A key, or the keys of a slice."""
+        return Keys(self._raw[row]) if isinstance(row, slice) else self._raw[row].decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys, quickly."""
+        return (raw.decode("utf-8") for raw in self._raw.tolist())
+
+
+class MapStore:
+    """A complete store, read by row; h, w is the teacher's grid, N the number of rows.
+
+    Maps and views are read through the page cache, which all processes share: nothing is copied into this
+    one. It pickles as its path, and works after fork and spawn. Digests are not checked here: see `verify`.
+    """
+
+    def __init__(self, path: StrPath, *, preload: bool = False) -> None:
+        """Open every shard; `preload` reads them all once, in order, which is quicker than row by row.
+
+        Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard.
+        """
+        self._folder = Path(path).absolute()
+        self._preload = preload
+        self.header: Header = read_header(self._folder)
+        self._files = _complete_files(self._folder, self.header)
+        if preload:
+            _read_through(self._files)
+        payload = self.header.payload[0]
+        maps, views = _places(self._files, self.header, (payload, _VIEW))
+        self._maps = open_rows(maps, self.header.layout, payload, random=not preload)
+        self._views = open_rows(views, self.header.layout, _VIEW, random=not preload)
+        self._rows = self.header.rows
+
+    @property
+    def kind(self) -> str:
+        """What is stored per image."""
+        return self.header.kind
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of a map."""
+        return self.header.grid
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return self._rows
+
+    def __repr__(self) -> str:
+        """The path, and what is there."""
+        return f"MapStore({str(self._folder)!r}: {self._rows} x {self.kind} {self.grid})"
+
+    def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
+        """As a path: a mapping would pickle by value."""
+        return partial(MapStore, preload=self._preload), (str(self._folder),)
+
+    def read(self, rows: IndexLike) -> Array:
+        """Maps of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N)."""
+        return self._maps.take(_as_rows(rows))
+
+    def read_row(self, row: int) -> Array:
+        """The map of one row -> [h, w], several times quicker than a batch of one; IndexError outside [0, N)."""
+        if not 0 <= row < self._rows:
+            raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
+        return self._maps.one(row)
+
+    def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
+        """Views (x0, y0, x1, y1) of rows [B] -> [B, 4] in the unit square of the image; IndexError outside."""
+        return self._views.take(_as_rows(rows))
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Keys [N]."""
+        return Keys(self._column("key"))
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """The dataset's labels [N]."""
+        return self._column("label")
+
+    @cached_property
+    def predictions(self) -> npt.NDArray[np.int32]:
+        """The teacher's top-1 [N]."""
+        return self._column("prediction")
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """Width and height of the decoded images [N, 2], in px."""
+        return self._column("size")
+
+    @cached_property
+    def statuses(self) -> npt.NDArray[np.uint8]:
+        """0 ok, 1 unreadable image [N]."""
+        return self._column("status")
+
+    @cached_property
+    def errors(self) -> dict[int, str]:
+        """Row -> reason, for the rows that are not ok."""
+        texts = self._column("error")
+        return {row: texts[row].decode("utf-8") for row in np.flatnonzero(self.statuses != STATUS_OK).tolist()}
+
+    def _column(self, name: str) -> Array:
+        """A dataset of all shards; read when first asked for, so that opening stays quick."""
+        parts = []
+        for file in self._files:
+            with open_hdf5(file) as shard:
+                parts.append(shard[name][()])
+        return np.concatenate(parts)
+
+
+def _complete_files(folder: Path, header: Header) -> list[Path]:
+    shards = header.layout.shards
+    missing = sorted(set(range(shards)) - set(present_shards(folder, header)))
+    if missing:
+        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise ShardError(
+            f"{folder}: expected {shards} shards, found {shards - len(missing)}; {len(missing)} missing: {named}; "
+            "run `tokenmix extract` again to fill the gaps"
+        )
+    return [folder / shard_name(shard) for shard in range(shards)]
+
+
+def _places(files: Sequence[Path], header: Header, fields: Sequence[Field]) -> list[list[Place]]:
+    """For each field its place in every file."""
+    places: list[list[Place]] = [[] for _ in fields]
+    for shard, path in enumerate(files):
+        with open_shard(path, header, shard) as file:
+            for found, field in zip(places, fields, strict=True):
+                found.append(place_of(path, file, field))
+    return places
+
+
+def _read_through(files: Sequence[Path]) -> None:
+    """Bring whole files into the page cache; in order, which is what disks and network file systems like."""
+    buffer = bytearray(1 << 22)
+    for file in files:
+        with open(file, "rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+
+
+def _as_rows(rows: IndexLike) -> Rows:
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise IndexError(f"rows: expected whole numbers [B], found {array.dtype} {list(array.shape)}")
+    return array.astype(np.int64, copy=False)

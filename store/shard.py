@@ -1,0 +1,126 @@
+"""One shard as HDF5: its bytes, and how it is opened, judged and read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from store.errors import ShardError
+from store.header import Header
+from store.rows import Table
+from store.spec import ALIGNMENT, FORMAT_NAME, FORMAT_VERSION, LIBVER, MAPPED_COLUMN, TEXTS, Field
+
+Attributes = dict[str, "str | int"]
+
+
+def shard_image(header: Header, shard: int, table: Table) -> memoryview:
+    """The bytes of a shard; the same rows give the same bytes, whatever the machine or the time.
+
+    Assembled in memory, because HDF5 that meets a full disk keeps the file open and crashes at exit.
+    """
+    buffer = io.BytesIO()
+    mapped = [*(field.name for field in header.payload), MAPPED_COLUMN]
+    smallest = min(table[name].nbytes for name in mapped)
+    with h5py.File(
+        buffer, "w", libver=LIBVER, alignment_threshold=smallest, alignment_interval=ALIGNMENT, meta_block_size=8192
+    ) as file:
+        for name in (*mapped, *sorted(table.keys() - set(mapped))):
+            _create(file, name, table[name])
+        for name, value in _attributes(header, shard).items():
+            file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
+    return buffer.getbuffer()
+
+
+@contextmanager
+def open_shard(path: Path, header: Header, shard: int) -> Iterator[h5py.File]:
+    """The shard, its attributes and the shape of every dataset checked; ShardError where they are wrong."""
+    with open_hdf5(path) as file:
+        for name, expected in _attributes(header, shard).items():
+            found = _attribute(file, name)
+            if found != expected:
+                raise ShardError(f"{path}: attribute {name}: expected {expected!r}, found {found!r}; {_REMEDY}")
+        start, stop = header.layout.bounds(shard)
+        for field in header.fields:
+            _check_dataset(path, file, field, stop - start)
+        for name, most in TEXTS.items():
+            _check_text(path, file, name, stop - start, most)
+        yield file
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading without locks, which do not hold on network file systems; ShardError if it cannot be."""
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError) as error:
+        raise ShardError(f"{path}: expected a complete HDF5 file, found {_brief(error)}; {_REMEDY}") from error
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read_table(file: h5py.File, header: Header) -> Table:
+    """All datasets of an open shard."""
+    return {name: file[name][()] for name in (*(field.name for field in header.fields), *TEXTS)}
+
+
+_REMEDY = "remove the shard and run `tokenmix extract` again"
+
+
+def _attributes(header: Header, shard: int) -> Attributes:
+    start, stop = header.layout.bounds(shard)
+    return {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "content_digest": header.content_digest,
+        "shard": shard,
+        "row_start": start,
+        "rows": stop - start,
+    }
+
+
+def _create(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:
+    """A contiguous dataset; texts are marked as UTF-8, nothing carries a time."""
+    dtype = array.dtype
+    if dtype.kind == "S":
+        dtype = h5py.string_dtype("utf-8", dtype.itemsize)
+    file.create_dataset(name, data=array.astype(dtype), dtype=dtype, track_times=False)
+
+
+def _attribute(file: h5py.File, name: str) -> object:
+    value = file.attrs.get(name)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _check_dataset(path: Path, file: h5py.File, field: Field, n: int) -> None:
+    found = _described(file, field.name)
+    if found != (field.dtype, (n, *field.shape)):
+        raise _wrong_dataset(path, field.name, (field.dtype, (n, *field.shape)), found)
+
+
+def _check_text(path: Path, file: h5py.File, name: str, n: int, most: int) -> None:
+    found = _described(file, name)
+    if found is None or found[0].kind != "S" or found[0].itemsize > most or found[1] != (n,):
+        raise _wrong_dataset(path, name, (f"UTF-8 of at most {most} bytes", (n,)), found)
+
+
+def _described(file: h5py.File, name: str) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    dataset = file.get(name)
+    return (dataset.dtype, dataset.shape) if isinstance(dataset, h5py.Dataset) else None
+
+
+def _wrong_dataset(path: Path, name: str, expected: object, found: object) -> ShardError:
+    return ShardError(f"{path}: dataset {name}: expected {expected}, found {found}; {_REMEDY}")
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
