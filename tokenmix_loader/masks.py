@@ -200,6 +200,7 @@ def _check(
         (min_tokens >= 1, f"min_tokens: expected at least 1, found {min_tokens}"),
         (0 < aspect[0] <= aspect[1], f"aspect: expected 0 < low <= high, found {aspect}"),
         (variant == "exact" or kind == "block", f"variant 'released': expected kind 'block', found {kind!r}"),
+        (variant == "exact" or beta is None, f"variant 'released': expected a fixed share, found beta={beta}"),
     )
     for holds, message in rules:
         if not holds:

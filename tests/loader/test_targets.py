@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+
+from tokenmix_loader import dense_targets, evidence, mix_scores, mix_targets, normalise, sample_masks
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_batch(seed: int, batch: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens of maps of mass 1, some crops of which hold nothing; masks; partners."""
+    rng = np.random.default_rng(seed)
+    tokens = normalise(torch.from_numpy(rng.gamma(0.2, size=(batch, 7, 7)).astype(np.float32)))
+    tokens *= torch.from_numpy(rng.choice([0, 0.001, 1], (batch, 1, 1)).astype(np.float32))
+    masks = sample_masks(rng, batch, (7, 7), beta=(1, 1))
+    return tokens, masks, torch.from_numpy(rng.permutation(batch))
+
+
+def test_logit_evidence_drops_the_negative_part_of_any_input() -> None:
+    maps = np.array([[[-1, 2], [0, 0.5]]], np.float16)
+    expected = [[[0, 2], [0, 0.5]]]
+    for given_maps in (maps, maps.astype(np.float32), torch.from_numpy(maps)):
+        result = evidence(given_maps)
+        assert result.dtype == torch.float32
+        assert result.tolist() == expected
+
+
+@given(SEEDS, st.floats(-5, 5))
+def test_contrast_evidence_ignores_a_constant_background(seed: int, background: float) -> None:
+    maps = np.random.default_rng(seed).normal(size=(3, 5, 5)).astype(np.float32)
+    plain, shifted = evidence(maps, "contrast"), evidence(maps + np.float32(background), "contrast")
+    np.testing.assert_allclose(shifted, plain, atol=1e-4)
+    assert (plain >= 0).all()
+    assert ((plain == 0).sum((1, 2)) == 13).all()  # the median and what lies below it
+
+
+def test_contrast_evidence_prefers_the_peak_to_the_plateau() -> None:
+    maps = np.full((1, 6, 6), 1, np.float32)
+    maps[0, 2, 2:5] = 2, 5, 2
+    shares = normalise(evidence(maps, "contrast"))[0]
+    assert shares[2, 3] == pytest.approx(16 / 18)
+    assert shares[0].sum() == 0
+
+
+def test_evidence_refuses_what_it_cannot_read() -> None:
+    with pytest.raises(ValueError, match="kind: expected one of logit, contrast, found 'loud'"):
+        evidence(np.zeros((1, 2, 2), np.float16), "loud")
+    with pytest.raises(ValueError, match="shape"):
+        evidence(np.zeros((2, 2), np.float16))
+    with pytest.raises(ValueError, match="inf or nan"):
+        evidence(np.full((1, 2, 2), np.inf, np.float16))
+
+
+def test_normalise_leaves_an_empty_map_empty() -> None:
+    maps = torch.stack((torch.zeros(2, 2), torch.full((2, 2), 3.0)))
+    assert normalise(maps).sum((1, 2)).tolist() == [0, 1]
+
+
+@given(SEEDS, st.sampled_from(["tokenmix", "area"]))
+def test_scores_are_shares_and_complementary_masks_share_an_image(seed: int, supervision: str) -> None:
+    tokens, masks, _ = random_batch(seed)
+    itself = torch.arange(len(tokens))
+    kept, pasted = mix_scores(tokens, masks, itself, supervision=supervision)
+    assert ((kept >= 0) & (kept <= 1) & (pasted >= 0) & (pasted <= 1)).all()
+    np.testing.assert_allclose(kept + pasted, 1, atol=1e-5)
+
+
+@given(SEEDS, st.floats(0, 1), st.sampled_from(["tokenmix", "area"]))
+def test_targets_lie_between_0_and_1_and_smoothing_keeps_their_sum(
+    seed: int, smoothing: float, supervision: str
+) -> None:
+    tokens, masks, partner = random_batch(seed)
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(tokens)))
+    sharp, smooth = (
+        mix_targets(tokens, masks, labels, partner, 4, smoothing=share, supervision=supervision)
+        for share in (0.0, smoothing)
+    )
+    assert ((smooth >= 0) & (smooth <= 1)).all()
+    np.testing.assert_allclose(smooth.sum(1), sharp.sum(1), atol=1e-5)
+    np.testing.assert_allclose(smooth, (1 - smoothing) * sharp + smoothing * sharp.sum(1, True) / 4, atol=1e-5)
+
+
+def test_eq_2_by_hand() -> None:
+    """Image 0's evidence is 3/4 in the kept left half; image 1's is all in the left half, which is not pasted."""
+    tokens = torch.tensor([[[0.5, 0.25], [0.25, 0]], [[0.5, 0], [0.5, 0]]])
+    masks = torch.tensor([[[True, False], [True, False]]] * 2)
+    targets = mix_targets(tokens, masks, torch.tensor([2, 0]), torch.tensor([1, 0]), 3, smoothing=0)
+    np.testing.assert_allclose(targets, [[0.0, 0.0, 0.75], [1.0, 0.0, 0.25]])
+
+
+def test_a_crop_with_too_little_evidence_is_scored_by_area() -> None:
+    tokens = torch.zeros(2, 2, 2)
+    tokens[:, 0, 0] = torch.tensor([0.02, 0.5])
+    masks = torch.tensor([[[True, True], [True, False]]] * 2)
+    score, pasted = mix_scores(tokens, masks, torch.tensor([1, 0]), min_evidence=0.1)
+    assert score.tolist() == [0.75, 1]
+    assert pasted.tolist() == [0, 0.25]
+    assert mix_scores(tokens, masks, torch.tensor([1, 0]), min_evidence=0.01)[0].tolist() == [1, 1]
+
+
+def test_equal_labels_add_up_to_1_at_most() -> None:
+    labels = (torch.tensor([1, 1]), torch.tensor([1, 1]))
+    targets = dense_targets((torch.tensor([0.9, 0.3]), torch.tensor([0.8, 0.2])), labels, 2, smoothing=0)
+    np.testing.assert_allclose(targets, [[0.0, 1.0], [0.0, 0.5]])
+
+
+def test_timm_s_losses_take_the_targets() -> None:
+    tokens, masks, partner = random_batch(3)
+    targets = mix_targets(tokens, masks, torch.arange(6), partner, 10)
+    logits = torch.zeros(6, 10, requires_grad=True)
+    for loss in (SoftTargetCrossEntropy(), BinaryCrossEntropy(smoothing=0)):
+        loss(logits, targets).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_outside_of_the_classes_are_refused(label: int) -> None:
+    tokens, masks, partner = random_batch(0)
+    with pytest.raises(ValueError, match=f"labels: expected 0 to 9, found .*{label}"):
+        mix_targets(tokens, masks, torch.tensor([0, 1, 2, 3, 4, label]), partner, 10)
+
+
+def test_masks_on_another_grid_are_refused() -> None:
+    tokens, masks, partner = random_batch(0)
+    with pytest.raises(ValueError, match=r"masks: expected shape \[6, 7, 7\], found \[6, 6, 7\]"):
+        mix_scores(tokens, masks[:, 1:], partner)
+    with pytest.raises(ValueError, match="supervision: expected one of"):
+        mix_scores(tokens, masks, partner, supervision="cutmix")
