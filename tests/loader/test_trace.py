@@ -1,0 +1,206 @@
+import copy
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import create_transform
+from timm.data import transforms as timm_tv
+from timm.data.random_erasing import RandomErasing
+from torchvision import transforms as tv
+from torchvision.transforms import v2
+
+from tokenmix_loader import UntraceableTransform, trace
+
+GEOMETRY: dict[str, Callable[[], Any]] = {
+    "resize": lambda: tv.Resize(90),
+    "squash": lambda: tv.Resize((80, 120)),
+    "keep ratio": lambda: timm_tv.ResizeKeepRatio(100, random_scale_prob=0.5, random_aspect_prob=0.5),
+    "centre": lambda: tv.CenterCrop((71, 90)),
+    "centre, padded": lambda: tv.CenterCrop((131, 210)),
+    "crop": lambda: tv.RandomResizedCrop((60, 80)),
+    "timm crop": lambda: timm_tv.RandomResizedCropAndInterpolation(64, interpolation="random"),
+    "hflip": lambda: tv.RandomHorizontalFlip(),
+    "vflip": lambda: tv.RandomVerticalFlip(),
+}
+PIXELS: dict[str, Callable[[], Any]] = {
+    "jitter": lambda: tv.ColorJitter(0.4, 0.4, 0.4, 0.1),
+    "jitter at times": lambda: tv.RandomApply([tv.ColorJitter(0.4)]),
+    "grey": lambda: tv.RandomGrayscale(0.5),
+    "blur": lambda: tv.GaussianBlur(3),
+    "solarize": lambda: tv.RandomSolarize(128),
+}
+FINISH: dict[str, Callable[[], list[Any]]] = {
+    "image": list,
+    "uint8": lambda: [timm_tv.MaybePILToTensor()],
+    "array": lambda: [timm_tv.ToNumpy()],
+    "float": lambda: [tv.ToTensor(), tv.Normalize([0.5] * 3, [0.2] * 3), tv.RandomErasing()],
+    "timm": lambda: [timm_tv.MaybeToTensor(), RandomErasing(0.5, mode="pixel", device="cpu")],
+}
+pipelines = st.tuples(
+    st.lists(st.sampled_from([*GEOMETRY, *PIXELS]), max_size=5), st.sampled_from([*FINISH]), st.booleans()
+)
+
+
+def build(names: list[str], finish: str, nested: bool) -> tv.Compose:
+    steps = [(GEOMETRY | PIXELS)[name]() for name in names]
+    return tv.Compose([tv.Compose(steps), *FINISH[finish]()] if nested else [*steps, *FINISH[finish]()])
+
+
+def ramps(width: int = 220, height: int = 160) -> Image.Image:
+    """Red is the pixel's column, green its row."""
+    row, column = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack((column, row, 0 * row), axis=2).astype(np.uint8))
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- transforms draw from the global generators
+    torch.manual_seed(seed)
+
+
+def next_draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(1))  # noqa: NPY002
+
+
+def assert_same_run(transform: Any, seed: int) -> None:
+    traced = trace(transform)
+    seed_all(seed)
+    plain = [np.asarray(transform(ramps())) for _ in range(2)]
+    after_plain = next_draws()
+    seed_all(seed)
+    traced_images = [np.asarray(traced(ramps())[0]) for _ in range(2)]
+    assert next_draws() == after_plain
+    np.testing.assert_array_equal(traced_images, plain)
+
+
+@given(pipelines, st.integers(0, 2**31))
+def test_images_and_random_streams_are_those_of_the_transform(pipeline: tuple[list[str], str, bool], seed: int) -> None:
+    names, finish, nested = pipeline
+    fixed_size = [*names, "squash"]
+    assert_same_run(build(fixed_size, finish, nested), seed)
+
+
+TIMM: dict[str, dict[str, Any]] = {
+    "train": {"is_training": True, "auto_augment": None, "re_prob": 0.5},
+    "train, prefetched": {"is_training": True, "auto_augment": None, "use_prefetcher": True},
+    "train, all": {
+        "is_training": True, "vflip": 0.5, "color_jitter_prob": 0.5, "grayscale_prob": 0.2,
+        "gaussian_blur_prob": 0.5, "interpolation": "random",
+    },
+    "no augmentation": {"is_training": True, "no_aug": True},
+    "evaluation": {"is_training": False},
+    "evaluation, squash": {"is_training": False, "crop_mode": "squash", "crop_pct": 0.956},
+    "evaluation, oblong": {"is_training": False, "input_size": (3, 96, 128)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_s_transforms_work_unchanged(name: str) -> None:
+    transform = create_transform(**({"input_size": 64} | TIMM[name]))
+    for seed in range(6):
+        assert_same_run(transform, seed)
+
+
+def landmark_errors_px(transform: Any, seed: int) -> torch.Tensor:
+    """How far the affine is from what the pixels themselves say, in source pixels, off the borders."""
+    image = ramps()
+    seed_all(seed)
+    pixels, affine = trace(tv.Compose([transform, tv.PILToTensor()]))(image)
+    height, width = pixels.shape[1:]
+    v, u = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    x, y = torch.from_numpy(affine) @ torch.stack((u, v, torch.ones_like(u))).double().flatten(1)
+    expected = torch.stack((x * image.width, y * image.height)) - 0.5
+    shown = pixels[:2].flatten(1)
+    # Resampling clamps at the borders of what it is given: leave out an eighth on every side.
+    inner = ((u - 0.5).abs() < 0.375) & ((v - 0.5).abs() < 0.375)
+    in_image = (x > 0.03) & (x < 0.97) & (y > 0.03) & (y < 0.97)
+    errors: torch.Tensor = (shown - expected).abs()
+    return errors[:, inner.flatten() & in_image]
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_the_affine_is_where_the_pixels_come_from(name: str) -> None:
+    for seed in range(10):
+        errors = landmark_errors_px(GEOMETRY[name](), seed)
+        assert errors.numel() > 100
+        assert errors.max() < 1.01  # two roundings to whole grey levels
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["crop", "hflip", "vflip"],
+        ["hflip", "timm crop", "vflip"],
+        ["resize", "centre", "hflip"],
+        ["keep ratio", "centre", "hflip"],
+        ["centre, padded", "vflip", "squash"],
+        ["vflip", "centre", "crop"],
+    ],
+)
+def test_affines_compose_in_order(names: list[str]) -> None:
+    for seed in range(10):
+        errors = landmark_errors_px(tv.Compose([GEOMETRY[name]() for name in names]), seed)
+        assert errors.numel() > 100
+        assert errors.quantile(0.95) < 1.5
+
+
+def test_every_outcome_of_the_flips_occurs() -> None:
+    """Otherwise the tests above would prove nothing about them."""
+    traced = trace(tv.Compose([tv.RandomHorizontalFlip(), tv.RandomVerticalFlip()]))
+    torch.manual_seed(0)
+    seen = {tuple(np.diag(traced(ramps())[1])) for _ in range(40)}
+    assert seen == {(1, 1), (-1, 1), (1, -1), (-1, -1)}
+
+
+def test_the_user_s_transform_is_not_touched() -> None:
+    crop = tv.RandomResizedCrop(32)
+    transform = tv.Compose([crop, timm_tv.RandomResizedCropAndInterpolation(32)])
+    before = [copy.copy(vars(step)) for step in transform.transforms]
+    trace(transform)(ramps())
+    assert [vars(step) for step in transform.transforms] == before
+    assert transform.transforms[0] is crop
+
+
+def test_it_pickles_for_spawned_workers() -> None:
+    traced = trace(create_transform(32, is_training=True, auto_augment=None))
+    again = pickle.loads(pickle.dumps(traced))
+    results = []
+    for each in (traced, again):
+        seed_all(3)
+        results.append(each(ramps()))
+    assert torch.equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    assert results[0][1].dtype == np.float64
+    assert results[0][1].shape == (2, 3)
+
+
+class MyFlip(tv.RandomHorizontalFlip):  # type: ignore[misc]
+    """May do anything."""
+
+
+@pytest.mark.parametrize(
+    ("transform", "named"),
+    [
+        (create_transform(32, is_training=True, auto_augment="rand-m9"), r"transforms\[2\].*RandAugment"),
+        (tv.AutoAugment(), "AutoAugment"),
+        (tv.RandomAffine(10), "RandomAffine"),
+        (tv.Compose([tv.Resize(8), tv.Compose([tv.RandomRotation(5)])]), r"transforms\[1\].transforms\[0\].*Rotation"),
+        (tv.RandomApply([tv.RandomHorizontalFlip()]), "RandomApply"),
+        (tv.RandomCrop(8, padding=2), "RandomCrop"),
+        (v2.RandomHorizontalFlip(), r"v2\._geometry\.RandomHorizontalFlip"),
+        (v2.Compose([tv.Resize(8)]), r"v2\._container\.Compose"),
+        (lambda image: image, "function"),
+        (MyFlip(), "MyFlip"),
+        (create_transform(32, is_training=True, separate=True), "tuple"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_by_name(transform: Any, named: str) -> None:
+    with pytest.raises(UntraceableTransform, match=f"(?s){named}.*; leave it out or use one of: .*RandomResizedCrop"):
+        trace(transform)
