@@ -1,19 +1,28 @@
 """Inside a training loop: maps -> tokens -> masks -> TokenMix targets."""
 
-from .geometry import align
-from .masks import sample_masks
-from .targets import dense_targets, evidence, mix_scores, mix_targets, normalise
-from .trace import TracedTransform, UntraceableTransform, trace
+from tokenmix_loader._store import MapStore
+from tokenmix_loader.dataset import MapDataset, MapTarget
+from tokenmix_loader.geometry import align
+from tokenmix_loader.masks import sample_masks
+from tokenmix_loader.mixup import TokenMix, mix_images, read_tokens
+from tokenmix_loader.targets import dense_targets, evidence, mix_scores, mix_targets, normalise
+from tokenmix_loader.trace import TracedTransform, UntraceableTransform, trace
 
 __all__ = [
+    "MapDataset",
+    "MapStore",
+    "MapTarget",
+    "TokenMix",
     "TracedTransform",
     "UntraceableTransform",
     "align",
     "dense_targets",
     "evidence",
+    "mix_images",
     "mix_scores",
     "mix_targets",
     "normalise",
+    "read_tokens",
     "sample_masks",
     "trace",
 ]

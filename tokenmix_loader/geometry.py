@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from .shapes import Grid, require_grid, require_shape
+from tokenmix_loader.shapes import Grid, require_grid, require_shape
 
 
 def align(
@@ -97,8 +97,8 @@ def _cells(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Along one axis, for the points of all tokens: index of the cell, and whether view and image hold the point.
 
-    `lines` [B, 3] are the affine's row, `spans` [B, 2] the near and far edge of the view; returns [B, gh * samples,
-    gw * samples] each.
+    `lines` [B, 3] are the affine's row, `spans` [B, 2] the near and far edge of the view; returns [B, gh *
+    samples, gw * samples] each.
     """
     near, far = spans[:, :1], spans[:, 1:]
     per_unit = cells / (far - near)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .shapes import Grid, require_choice, require_grid
+from tokenmix_loader.shapes import Grid, require_choice, require_grid
 
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]

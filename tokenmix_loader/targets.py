@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .shapes import require_choice, require_shape
+from tokenmix_loader.shapes import require_choice, require_shape
 
 Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Scores = tuple[torch.Tensor, torch.Tensor]
 
 # A crop that holds less than this share of a map's evidence holds background, not the object.
 MIN_EVIDENCE = 0.01
+SUPERVISIONS = ("tokenmix", "area")
 
 
 def _positive(maps: torch.Tensor) -> torch.Tensor:
@@ -66,7 +67,7 @@ def mix_scores(
     visible tokens; a crop that holds less than `min_evidence` of its map's mass is scored by area. `area` is
     CutMix's: the share of tokens. Raises ValueError for shapes that do not match or an unknown supervision.
     """
-    require_choice("mix_scores: supervision", supervision, ("tokenmix", "area"))
+    require_choice("mix_scores: supervision", supervision, SUPERVISIONS)
     require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
     require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
     require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")

@@ -1,7 +1,79 @@
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
+
+from store import STATUS_OK, STATUS_UNREADABLE, Header, RowBatch, ShardWriter, create_store, list_digest
+from tokenmix_loader import MapStore
 
 # Deadlines and several threads measure the machine, not the code.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 torch.set_num_threads(1)
+
+CLASSES = ("ant", "bee", "cat")
+GRID = (6, 6)
+StoreMaker = Callable[..., MapStore]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder of 30 JPEGs in three classes; timm and torchvision sort img10 and img9 differently."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        (root / name).mkdir()
+        for i in range(2, 12):
+            pixels = rng.integers(0, 256, (40 + i, 60, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"img{i}.jpg")
+    return root
+
+
+def keys_and_labels(root: Path) -> dict[str, int]:
+    """Key -> label of a class folder, in torchvision's order."""
+    return {path.relative_to(root).as_posix(): CLASSES.index(path.parent.name) for path in sorted(root.glob("*/*"))}
+
+
+def class_map(label: int) -> npt.NDArray[np.float16]:
+    """What the teacher says of each image: the evidence of class k lies in quadrant k."""
+    maps = np.full(GRID, -1, np.float16)
+    row, column = divmod(label, 2)
+    maps[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 1
+    return maps
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> StoreMaker:
+    def make(rows: Mapping[str, int], unreadable: tuple[str, ...] = ()) -> MapStore:
+        keys, labels = list(rows), np.array([*rows.values()], np.int32)
+        n, bad = len(keys), np.isin(keys, unreadable)
+        maps = np.stack([class_map(label) for label in labels])
+        maps[bad] = 0
+        header = Header(
+            kind="label", teacher={"name": "quadrants"}, preprocessing={}, grid=GRID, dtype="float16", rows=n,
+            shard_rows=8, versions={},
+            dataset={"root_name": "images", "class_names": CLASSES, "digest": list_digest(keys, labels)},
+        )  # fmt: skip
+        path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}"
+        create_store(path, header)
+        view = np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1))
+        columns: dict[str, Any] = {
+            "label": labels, "prediction": labels, "size": np.ones((n, 2), np.int32), "view": view,
+            "status": np.where(bad, STATUS_UNREADABLE, STATUS_OK).astype(np.uint8),
+            "key": np.array(keys, object), "error": np.where(bad, "cut off", "").astype(object),
+        }  # fmt: skip
+        for shard in range(header.layout.shards):
+            part = slice(*header.layout.bounds(shard))
+            with ShardWriter(path, header, shard) as writer:
+                payload = {"label_logit": maps[part]}
+                writer.append(RowBatch(payload=payload, **{name: values[part] for name, values in columns.items()}))
+                writer.publish()
+        return MapStore(path)
+
+    return make

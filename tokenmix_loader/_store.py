@@ -1,0 +1,16 @@
+"""The one place that imports `store`: the name is short, and somebody else may have a module of that name."""
+
+from __future__ import annotations
+
+import store
+
+if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
+    _where = getattr(store, "__file__", None) or ", ".join(store.__path__)
+    raise ImportError(
+        f"tokenmix_loader: expected the package `store` of tokenmix-maps, found another one at {_where}; rename that "
+        "one, or take its folder off the front of sys.path (the script's own folder and PYTHONPATH come first)"
+    )
+
+from store import STATUS_OK, MapStore, StoreMismatch, list_digest
+
+__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest"]

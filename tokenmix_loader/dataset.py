@@ -1,0 +1,142 @@
+"""A dataset whose targets know the image's row in the store and the crop that was taken."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from tokenmix_loader._store import STATUS_OK, MapStore, StoreMismatch, list_digest
+from tokenmix_loader.shapes import require_choice
+from tokenmix_loader.sources import Labels, source_of
+from tokenmix_loader.trace import TracedTransform, trace
+
+Rows = npt.NDArray[np.int64]
+NO_MAP = -1
+
+
+class MapTarget(NamedTuple):
+    """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
+
+    `label` and `row`: int64, [] of one image and [B] of a batch; `affine`: float64 [2, 3] or [B, 2, 3], see `align`.
+    Row -1 stands for an image without a map.
+    """
+
+    label: torch.Tensor
+    row: torch.Tensor
+    affine: torch.Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MapTarget:
+        """The same on `device`."""
+        return MapTarget(*(part.to(device, non_blocking=non_blocking) for part in self))
+
+
+class MapDataset(Dataset[tuple[Any, MapTarget]]):
+    """Images of a dataset, transformed, with `MapTarget`s for `TokenMix`."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        store: MapStore,
+        transform: Any = None,
+        *,
+        missing: str = "error",
+        keys: Sequence[str] | None = None,
+        labels: Labels | None = None,
+    ) -> None:
+        """Join the dataset to the store by key.
+
+        `dataset`: torchvision's ImageFolder, timm's ImageDataset, or any dataset of (PIL image, label) with
+        `keys` (paths relative to its root) and `labels` (default: its `targets`). `transform`: a training
+        transform that `trace` knows, default: the dataset's own; it may be set later, as timm's create_loader
+        does. `missing`: an image without a map is an "error", or is scored by "area". The store itself is not
+        kept: workers need none.
+
+        Warns once of images that could not be read at extraction: they are scored by area. Raises
+        StoreMismatch for missing or relabelled keys, StoreError for repeated ones, UntraceableTransform, and
+        what `source_of` raises.
+        """
+        require_choice("MapDataset: missing", missing, ("error", "area"))
+        source = source_of(dataset, keys, labels)
+        self._load, self._labels = source.load, source.labels
+        self._rows = join(source.keys, source.labels, store, missing)
+        self.transform = _only_one(transform, None if keys is not None else dataset.transform)
+
+    @property
+    def transform(self) -> TracedTransform | None:
+        """The traced transform; setting traces."""
+        return self._transform
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:
+        untraced = transform is None or isinstance(transform, TracedTransform)
+        self._transform: TracedTransform | None = transform if untraced else trace(transform)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, MapTarget]:
+        """Image and target; OSError, never another image, where the file cannot be read."""
+        image, affine = self._load(index), np.eye(3)[:2]
+        if self._transform is not None:
+            image, affine = self._transform(image)
+        label, row = torch.tensor(self._labels[index]), torch.tensor(self._rows[index])
+        return image, MapTarget(label, row, torch.from_numpy(affine))
+
+
+def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:
+    """The store's row of each key, int64 [N]; -1 for images without a map. See `MapDataset`."""
+    expected: Rows = np.asarray(labels, np.int64)
+    if list_digest(keys, expected.astype(np.int32)) == store.header.dataset["digest"]:
+        rows: Rows = np.arange(len(keys))
+    else:
+        table = {key: row for row, key in enumerate(store.keys)}
+        rows = np.array([table.get(key, NO_MAP) for key in keys], np.int64)
+        _check_join(keys, expected, rows, store, missing)
+    return _without_unreadable(keys, rows, store)
+
+
+def _check_join(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore, missing: str) -> None:
+    absent = np.flatnonzero(rows == NO_MAP)
+    if len(absent) == len(keys) or (len(absent) and missing == "error"):
+        raise StoreMismatch(
+            f"{store!r}: expected a map for each of {len(keys)} images, found none for {len(absent)}: "
+            f"{_examples(keys, absent)} (a key of the store: {store.keys[0]}); extract them, or pass missing='area' "
+            "to score them by area"
+        )
+    stored = np.where(rows == NO_MAP, labels, store.labels[rows])
+    relabelled = np.flatnonzero(stored != labels)
+    if len(relabelled):
+        found = ", ".join(f"{keys[i]} (dataset {labels[i]}, store {stored[i]})" for i in relabelled[:3])
+        raise StoreMismatch(
+            f"{store!r}: expected the dataset's labels, found {len(relabelled)} others: {found}; "
+            "use the class indices that the maps were extracted with"
+        )
+
+
+def _without_unreadable(keys: Sequence[str], rows: Rows, store: MapStore) -> Rows:
+    unreadable = np.flatnonzero((rows != NO_MAP) & (store.statuses[rows] != STATUS_OK))
+    if len(unreadable):
+        warnings.warn(
+            f"{store!r}: expected a map for every image, found {len(unreadable)} that could not be read at extraction: "
+            f"{_examples(keys, unreadable)}; they are scored by area until they are repaired and extracted anew",
+            stacklevel=4,
+        )
+        rows[unreadable] = NO_MAP
+    return rows
+
+
+def _examples(keys: Sequence[str], chosen: npt.NDArray[np.intp]) -> str:
+    return ", ".join(keys[i] for i in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
+
+
+def _only_one(given: Any, own: Any) -> Any:
+    if given is not None and own is not None:
+        raise ValueError("MapDataset: transform: expected one, found another in the dataset; give it in one place")
+    return own if given is None else given

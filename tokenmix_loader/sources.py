@@ -1,0 +1,117 @@
+"""What a dataset has under which key: torchvision's and timm's folders, or any dataset with keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from timm.data import ImageDataset
+from torchvision.datasets import DatasetFolder
+
+Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """N images in order: keys are paths relative to the dataset's root, '/' separated."""
+
+    keys: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    load: Callable[[int], Image.Image]
+
+
+def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | None = None) -> Source:
+    """Keys, labels and images of a dataset.
+
+    torchvision's ImageFolder and timm's ImageDataset (folder or tar) know their keys. For any other dataset
+    of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises where an
+    image cannot be read; timm's own retry, which would return the next image, is not used. Raises TypeError
+    for a dataset without keys, ValueError for lists of different lengths and for a dataset with a
+    target_transform.
+    """
+    if getattr(dataset, "target_transform", None) is not None:
+        raise ValueError(f"{_name(dataset)}.target_transform: expected None, found one; maps belong to plain labels")
+    if keys is not None:
+        labels = getattr(dataset, "targets", None) if labels is None else labels
+        source = _pairs(dataset, keys, labels)
+    elif isinstance(dataset, DatasetFolder):
+        source = _torchvision_folder(dataset)
+    elif isinstance(dataset, ImageDataset):
+        source = _timm_dataset(dataset)
+    else:
+        raise TypeError(
+            f"MapDataset: expected torchvision's ImageFolder, timm's ImageDataset or keys, found {_name(dataset)}; "
+            "pass keys=[...], one path relative to the dataset's root per image"
+        )
+    if not len(dataset) == len(source.keys) == len(source.labels):
+        raise ValueError(
+            f"{_name(dataset)}: expected one key and one label per image, found {len(dataset)} images, "
+            f"{len(source.keys)} keys, {len(source.labels)} labels; pass the lists in the dataset's order"
+        )
+    return source
+
+
+def _pairs(dataset: Any, keys: Sequence[str], labels: Labels | None) -> Source:
+    if labels is None:
+        raise TypeError(f"{_name(dataset)}: expected labels, found neither `labels` nor `targets`; pass labels=[...]")
+    return Source(keys, np.asarray(labels, np.int64), partial(_load_pair, dataset))
+
+
+def _load_pair(dataset: Any, index: int) -> Image.Image:
+    image = dataset[index][0]
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"{_name(dataset)}[{index}]: expected a PIL image, found {type(image).__name__}; "
+            "give the transform to MapDataset instead"
+        )
+    return image
+
+
+def _torchvision_folder(dataset: Any) -> Source:
+    root = Path(dataset.root)
+    keys = [Path(path).relative_to(root).as_posix() for path, _ in dataset.samples]
+    return Source(keys, np.asarray(dataset.targets, np.int64), partial(_load_file, dataset))
+
+
+def _load_file(dataset: Any, index: int) -> Image.Image:
+    path = dataset.samples[index][0]
+    try:
+        image: Image.Image = dataset.loader(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _timm_dataset(dataset: Any) -> Source:
+    reader = dataset.reader
+    if not hasattr(reader, "samples"):
+        raise TypeError(
+            f"MapDataset: expected a timm reader that lists its samples, found {_name(reader)}; pass keys and labels"
+        )
+    labels = reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]
+    keys = [name.replace(os.sep, "/") for name in reader.filenames()]
+    return Source(keys, np.asarray(labels, np.int64), partial(_load_sample, dataset))
+
+
+def _load_sample(dataset: Any, index: int) -> Image.Image:
+    try:
+        with dataset.reader[index][0] as file, Image.open(file) as encoded:
+            image: Image.Image = encoded.convert(dataset.input_img_mode or encoded.mode)
+    except OSError as error:
+        raise _unreadable(dataset.filename(index, absolute=True), error) from error
+    return image
+
+
+def _unreadable(path: str, error: OSError) -> OSError:
+    return OSError(f"{path}: expected an image, found {error}; repair the file or take it out of the dataset")
+
+
+def _name(thing: object) -> str:
+    return type(thing).__name__
