@@ -1,0 +1,1 @@
+"""What a user copies and changes: data, training and evaluation around the maps."""

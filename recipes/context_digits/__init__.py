@@ -1,0 +1,1 @@
+"""Context digits: handwritten digits on real photographs, with pixel masks, generated offline."""
