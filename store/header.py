@@ -52,9 +52,8 @@ class Header:
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256, in hex, of the canonical JSON of all but `versions`; every shard carries it."""
-        content = {name: value for name, value in _document(self).items() if name != "versions"}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """SHA-256, in hex, of the canonical JSON of all that decides the content; every shard carries it."""
+        canonical = json.dumps(_content(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     @property
@@ -105,6 +104,14 @@ class Header:
 def _document(header: Header) -> dict[str, Any]:
     values = {field.name: getattr(header, field.name) for field in fields(header)}
     return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values, "grid": list(header.grid)}
+
+
+def _content(header: Header) -> dict[str, Any]:
+    """All but what another machine may have otherwise: library versions, and the name of the image folder."""
+    document = _document(header)
+    del document["versions"]
+    document["dataset"] = {name: value for name, value in header.dataset.items() if name != "root_name"}
+    return document
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -158,8 +165,7 @@ def _fault(name: str, expected: object, found: object, remedy: str = "") -> Stor
 
 
 def _differences(stored: Header, given: Header) -> Iterator[tuple[str, object, object]]:
-    a, b = (_document(header) | {"versions": None} for header in (stored, given))
-    return _walk("", a, b)
+    return _walk("", _content(stored), _content(given))
 
 
 def _walk(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:

@@ -40,59 +40,67 @@ class RowReader(Protocol):
         """Rows [B] -> [B, ...], a copy; IndexError outside the store."""
 
     def one(self, row: int) -> Array:
-        """One row, a copy; the caller has checked the bounds."""
+        """One row, a copy; IndexError outside the store."""
 
 
 def place_of(path: Path, file: h5py.File, field: Field) -> Place:
     """The place of a dataset; ShardError when the file is shorter than it says."""
-    dataset = file[field.name]
-    offset = dataset.id.get_offset()
+    dataset = h5py.h5d.open(file.id, field.name.encode())
+    offset = dataset.get_offset()
     if offset is None:
         return Place(path, None)
-    end, size = offset + dataset.size * dataset.dtype.itemsize, path.stat().st_size
+    end, size = offset + dataset.get_storage_size(), path.stat().st_size
     if end > size:
         raise ShardError(f"{path}: expected at least {end} bytes, found {size}; run `tokenmix extract` again")
     return Place(path, offset)
 
 
 def open_rows(places: Sequence[Place], layout: Layout, field: Field, *, random: bool) -> RowReader:
-    """A reader over all shards, in order: mapped when every shard is contiguous and aligned to pages.
+    """A reader over all shards, in order: mapped where that is possible for every shard.
 
     `random`: read no more from the disk than the pages asked for; otherwise the system reads ahead.
     """
-    if all(place.offset is not None and place.offset % mmap.ALLOCATIONGRANULARITY == 0 for place in places):
-        mapped = MappedRows(places, layout, field)
-        if random:
-            mapped.expect_random()
-        return mapped
-    return IndexedRows(places, layout, field)
+    offsets = [place.offset for place in places if place.offset is not None]
+    step = math.gcd(_row_nbytes(field), mmap.ALLOCATIONGRANULARITY)
+    if len(offsets) < len(places) or any(offset % step for offset in offsets):
+        return IndexedRows([place.path for place in places], layout, field)
+    mapped = MappedRows([place.path for place in places], offsets, layout, field)
+    if random:
+        mapped.expect_random()
+    return mapped
 
 
 class MappedRows:
-    """One range of addresses in which every shard has a slot of whole pages and whole rows.
+    """All shards in one range of addresses, each a whole number of rows from its start.
 
-    So a row is one multiplication away from its bytes, a batch is one `take`, and the memory is the page
-    cache, which all processes of a machine share.
+    So a batch is one `take`, and the memory is the page cache, which all processes of a machine share.
     """
 
-    def __init__(self, places: Sequence[Place], layout: Layout, field: Field) -> None:
-        """Map every shard; ShardError when the system refuses."""
-        row_nbytes = field.dtype.itemsize * math.prod(field.shape)
-        unit = math.lcm(mmap.ALLOCATIONGRANULARITY, row_nbytes)
-        slot = -(-layout.shard_rows * row_nbytes // unit) * unit
-        self._layout = layout
-        self._slot_rows = slot // row_nbytes
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        offsets: Sequence[int],
+        layout: Layout,
+        field: Field,
+        page: int = mmap.ALLOCATIONGRANULARITY,
+    ) -> None:
+        """Map every shard from its offset; ShardError when the system refuses."""
+        row_nbytes = _row_nbytes(field)
+        begins, end = _arrange(offsets, layout, row_nbytes, page)
         try:
-            self._region = mmap.mmap(
-                -1, slot * layout.shards, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ
-            )
+            self._region = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
             flat = np.frombuffer(self._region, dtype=field.dtype)
-            for shard, place in enumerate(places):
+            for shard, (path, offset) in enumerate(zip(paths, offsets, strict=True)):
                 start, stop = layout.bounds(shard)
-                _map_fixed(flat.ctypes.data + shard * slot, (stop - start) * row_nbytes, place)
+                lead = offset % page
+                nbytes = lead + (stop - start) * row_nbytes
+                _map_fixed(flat.ctypes.data + begins[shard] - lead, nbytes, path, offset - lead)
         except (OSError, ValueError) as error:
-            raise ShardError(f"{places[0].path.parent}: cannot be mapped: {error}; raise the limits") from error
+            raise ShardError(f"{paths[0].parent}: cannot be mapped: {error}; raise the limits") from error
         self._flat = flat.reshape(-1, *field.shape)
+        self._layout, self._rows, self._shard_rows = layout, layout.rows, layout.shard_rows
+        self._first = [begin // row_nbytes for begin in begins]
+        self._first_of = np.array(self._first, dtype=np.int64)
 
     def expect_random(self) -> None:
         """Turn read-ahead off."""
@@ -101,21 +109,22 @@ class MappedRows:
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
         shard, row = self._layout.locate(rows)
-        return np.take(self._flat, shard * self._slot_rows + row, axis=0)
+        return np.take(self._flat, self._first_of[shard] + row, axis=0)
 
     def one(self, row: int) -> Array:
         """One row."""
-        shard, at = divmod(row, self._layout.shard_rows)
-        found: Array = self._flat[shard * self._slot_rows + at].copy()
+        if not 0 <= row < self._rows:
+            raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
+        found: Array = self._flat[self._first[row // self._shard_rows] + row % self._shard_rows].copy()
         return found
 
 
 class IndexedRows:
     """The slow way, for chunked or compressed shards; files are opened per call, so a fork shares nothing."""
 
-    def __init__(self, places: Sequence[Place], layout: Layout, field: Field) -> None:
+    def __init__(self, paths: Sequence[Path], layout: Layout, field: Field) -> None:
         """Remember the files."""
-        self._places, self._layout, self._field = places, layout, field
+        self._paths, self._layout, self._field = paths, layout, field
 
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
@@ -124,13 +133,37 @@ class IndexedRows:
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
             wanted, back = np.unique(at[here], return_inverse=True)  # h5py wants ascending indices, once each
-            with open_hdf5(self._places[shard].path) as file:
+            with open_hdf5(self._paths[shard]) as file:
                 result[here] = file[self._field.name][wanted][back]
         return result
 
     def one(self, row: int) -> Array:
         """One row."""
         return np.asarray(self.take(np.array([row], dtype=np.int64))[0])
+
+
+def _row_nbytes(field: Field) -> int:
+    return field.dtype.itemsize * math.prod(field.shape)
+
+
+def _arrange(offsets: Sequence[int], layout: Layout, row_nbytes: int, page: int) -> tuple[list[int], int]:
+    """Where each shard begins in the range, in bytes, and the range's size.
+
+    A begin must be a multiple of the row, for `take`, and congruent to the file offset modulo the page, for mmap.
+    """
+    unit = math.lcm(page, row_nbytes)
+    begins, end = [], 0
+    for shard, offset in enumerate(offsets):
+        start, stop = layout.bounds(shard)
+        begins.append(end + _congruent_multiple(row_nbytes, offset, page))
+        end = -(-(begins[-1] + (stop - start) * row_nbytes) // unit) * unit
+    return begins, end
+
+
+def _congruent_multiple(step: int, offset: int, page: int) -> int:
+    """The smallest multiple of `step` that is congruent to `offset` modulo `page`."""
+    common = math.gcd(step, page)
+    return step * (offset // common * pow(step // common, -1, page // common) % (page // common))
 
 
 @cache
@@ -142,13 +175,13 @@ def _system_mmap() -> Callable[..., int]:
     return call
 
 
-def _map_fixed(address: int, nbytes: int, place: Place) -> None:
+def _map_fixed(address: int, nbytes: int, path: Path, offset: int) -> None:
     """Put a part of a file at an address inside a region of ours, which the region's end unmaps with it."""
-    handle = os.open(place.path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
-        found = _system_mmap()(address, nbytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, place.offset)
+        found = _system_mmap()(address, nbytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, offset)
     finally:
         os.close(handle)
     if found != address:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(place.path))
+        raise OSError(code, os.strerror(code), str(path))

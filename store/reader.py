@@ -16,7 +16,7 @@ from store.folder import StrPath, present_shards
 from store.header import Header
 from store.layout import Rows, shard_name
 from store.mapping import Place, open_rows, place_of
-from store.shard import open_hdf5, open_shard
+from store.shard import open_shard
 from store.spec import COLUMNS, MAPPED_COLUMN, STATUS_OK, Field
 
 Array = npt.NDArray[Any]
@@ -70,7 +70,6 @@ class MapStore:
         maps, views = _places(self._files, self.header, (payload, _VIEW))
         self._maps = open_rows(maps, self.header.layout, payload, random=not preload)
         self._views = open_rows(views, self.header.layout, _VIEW, random=not preload)
-        self._rows = self.header.rows
 
     @property
     def kind(self) -> str:
@@ -84,11 +83,11 @@ class MapStore:
 
     def __len__(self) -> int:
         """Number of rows N."""
-        return self._rows
+        return self.header.rows
 
     def __repr__(self) -> str:
         """The path, and what is there."""
-        return f"MapStore({str(self._folder)!r}: {self._rows} x {self.kind} {self.grid})"
+        return f"MapStore({str(self._folder)!r}: {len(self)} x {self.kind} {self.grid})"
 
     def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
         """As a path: a mapping would pickle by value."""
@@ -100,8 +99,6 @@ class MapStore:
 
     def read_row(self, row: int) -> Array:
         """The map of one row -> [h, w], several times quicker than a batch of one; IndexError outside [0, N)."""
-        if not 0 <= row < self._rows:
-            raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
         return self._maps.one(row)
 
     def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
@@ -142,9 +139,9 @@ class MapStore:
     def _column(self, name: str) -> Array:
         """A dataset of all shards; read when first asked for, so that opening stays quick."""
         parts = []
-        for file in self._files:
-            with open_hdf5(file) as shard:
-                parts.append(shard[name][()])
+        for shard, path in enumerate(self._files):
+            with open_shard(path, self.header, shard, [name]) as file:
+                parts.append(file[name][()])
         return np.concatenate(parts)
 
 
@@ -164,7 +161,7 @@ def _places(files: Sequence[Path], header: Header, fields: Sequence[Field]) -> l
     """For each field its place in every file."""
     places: list[list[Place]] = [[] for _ in fields]
     for shard, path in enumerate(files):
-        with open_shard(path, header, shard) as file:
+        with open_shard(path, header, shard, [field.name for field in fields]) as file:
             for found, field in zip(places, fields, strict=True):
                 found.append(place_of(path, file, field))
     return places

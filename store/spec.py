@@ -17,8 +17,8 @@ STATUSES = (STATUS_OK, STATUS_UNREADABLE)
 
 # Superblock 3 and object header 2: the oldest structures with checksums, so HDF5 1.10 reads them too.
 LIBVER = ("v110", "v110")
-# Mapped datasets MUST start at a multiple of 4096; the writer uses the largest page size in common use.
-ALIGNMENT = 65536
+# File offset of the datasets that are read by mapping, in bytes.
+ALIGNMENT = 4096
 MAX_KEY_NBYTES = 4096
 MAX_ERROR_NBYTES = 512
 
