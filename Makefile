@@ -4,6 +4,8 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 # uv's copies survive a cache on another file system; the constraints are what CI has run.
 export UV_LINK_MODE ?= copy
+# torch and timm take 10 s to import where byte code may not be cached.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow lint format bench clean
 .DELETE_ON_ERROR:

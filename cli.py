@@ -32,7 +32,7 @@ def main() -> None:
     """Teacher activation maps, computed once, as exact TokenMix targets."""
 
 
-class ImageSize(click.ParamType):
+class ImageSize(click.ParamType[tuple[int, int]]):
     """`448` or `448x320` (height x width) -> (height, width)."""
 
     name = "PX|HxW"

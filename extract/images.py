@@ -23,7 +23,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
 from extract.errors import ImagesError
-from store import list_digest
+from store import Json, list_digest
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImageList:
         with open(self.root, "rb") as tar:  # pread on a descriptor of our own: nothing shared between workers
             return io.BytesIO(os.pread(tar.fileno(), nbytes, offset))
 
-    def header(self) -> dict[str, object]:
+    def header(self) -> dict[str, Json]:
         """The `dataset` field of the store's header."""
         return {
             "root_name": self.root.resolve().name,

@@ -7,6 +7,7 @@ depend on which shards were there before, and a job killed and resumed gives the
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ from store import (
 )
 
 DEFAULT_SHARD_ROWS = 4096
+# Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
+START_METHOD = "fork" if sys.platform == "linux" else None
 QUEUED_BATCHES = 8  # between the teacher and the disk: bounds the memory when the disk is slower
 
 
@@ -164,6 +167,7 @@ def _decoded(images: ImageList, teacher: Teacher, batches: list[list[int]], opti
         collate_fn=decoder.collate,
         pin_memory=teacher.device.type == "cuda",
         worker_init_fn=ignore_stop_signals,
+        multiprocessing_context=START_METHOD if options.workers else None,
     )
     try:
         for batch in loader:

@@ -15,6 +15,7 @@ from timm.data import create_transform, resolve_data_config
 
 from extract.errors import TeacherError
 from extract.images import ImageList
+from store import Json
 
 CROP_MODES = ("center", "squash", "border")
 # Pillow's own limit against decompression bombs (89.5 Mpixel), applied to what a resize would allocate:
@@ -47,11 +48,11 @@ class Preprocessing:
             crop_mode=config["crop_mode"],
             crop_pct=float(config["crop_pct"]),
             interpolation=config["interpolation"],
-            mean=tuple(float(v) for v in config["mean"]),
-            std=tuple(float(v) for v in config["std"]),
+            mean=_rgb(config["mean"]),
+            std=_rgb(config["std"]),
         )
 
-    def header(self) -> dict[str, object]:
+    def header(self) -> dict[str, Json]:
         """The `preprocessing` field of the store's header."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
@@ -61,8 +62,8 @@ class Preprocessing:
         if self.crop_mode == "squash":
             return target_w, target_h
         if self.crop_mode == "center" and target_h == target_w:  # torchvision: truncates the longer side
-            short = min(width, height)
-            return tuple(target_h if side == short else int(target_h * side / short) for side in (width, height))  # type: ignore[return-value]
+            long_px = int(target_h * max(width, height) / min(width, height))
+            return (target_h, long_px) if width <= height else (long_px, target_h)
         ratios = height / target_h, width / target_w
         ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
         return round(width / ratio), round(height / ratio)
@@ -76,6 +77,11 @@ class Preprocessing:
         x0, x1 = _crop_interval(self.resized(width, height)[0], self.input_size[1])
         y0, y1 = _crop_interval(self.resized(width, height)[1], self.input_size[0])
         return x0, y0, x1, y1
+
+
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _crop_interval(resized_px: int, crop_px: int) -> tuple[float, float]:

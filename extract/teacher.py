@@ -22,6 +22,7 @@ from timm.models import load_state_dict
 
 from extract.errors import TeacherError
 from extract.preprocess import Preprocessing
+from store import Json
 
 TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,14 +68,14 @@ class Teacher:
         self.grid = check_route(self.model, self.preprocessing.input_size, spec.name)
         self.device = torch.device(spec.device)
         try:
-            self.model.to(self.device, memory_format=torch.channels_last)
+            self.model.to(self.device).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:
             raise TeacherError(f"--device {spec.device}: cannot be used: {error}") from error
         scale = self.preprocessing
         self._mean = torch.tensor(scale.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(scale.std, device=self.device).view(1, 3, 1, 1)
 
-    def header(self) -> dict[str, object]:
+    def header(self) -> dict[str, Json]:
         """The `teacher` field of the store's header: what decides the content, and so must not change."""
         spec = self.spec
         source = "pretrained" if spec.pretrained else "checkpoint" if spec.checkpoint else "random"
@@ -211,7 +212,9 @@ def check_route(model: torch.nn.Module, input_size: tuple[int, int], name: str) 
         found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise _refusal(name, f"features [B, C, h, w] before the pooling, found {found}")
     if features.shape[2] * features.shape[3] < 2:
-        raise _refusal(name, f"a grid of tokens, found a single one at input size {input_size}")
+        raise TeacherError(
+            f"--teacher {name}: expected a grid of tokens, found one at {input_size}; give a larger --input-size"
+        )
     try:
         pooled = model.forward_head(features.mean((2, 3), keepdim=True))  # type: ignore[operator]
         averaged = token_logits(model, features).double().mean((1, 2))

@@ -1,0 +1,35 @@
+"""Small real image folders for the extraction's tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MakeFolder = Callable[..., Path]
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """An image that knows where it is: red rises with x, green with y, from 0 to 255 at pixel centres."""
+    x = np.round(255 * (np.arange(width) + 0.5) / width)
+    y = np.round(255 * (np.arange(height) + 0.5) / height)
+    pixels = np.stack([np.broadcast_to(x, (height, width)), np.broadcast_to(y[:, None], (height, width)),
+                       np.full((height, width), 128.0)], -1)  # fmt: skip
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """`make_folder({"cat": ["a.jpg", ...]})` writes small JPEGs of mixed size and returns the root."""
+
+    def make(classes: dict[str, list[str]], root: str = "images") -> Path:
+        sizes = iter([(64, 48), (48, 64), (50, 50), (70, 40)] * 1000)
+        for name, files in classes.items():
+            folder = tmp_path / root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                ramp(*next(sizes)).save(folder / file)
+        return tmp_path / root
+
+    return make

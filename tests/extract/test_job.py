@@ -1,0 +1,322 @@
+"""The job itself: what it stores, that it resumes exactly, and that every failure keeps what is finished."""
+
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from extract.errors import ImagesError, TeacherError
+from extract.images import ImageList, list_images
+from extract.job import JobOptions, Progress, Report, run_job
+from extract.preprocess import Decoder
+from extract.signals import stop_on_signals
+from extract.teacher import LabelMaps, Teacher, TeacherSpec
+from extract.worker import Worker
+from store import STATUS_UNREADABLE, MapStore, StoreError, StoreMismatch, verify
+from tests.extract.conftest import MakeFolder
+
+SPEC = TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64), crop_mode="center")
+OPTIONS = JobOptions(shard_rows=5, batch_size=2, workers=0)
+NAMES = {name: [f"{i}.jpg" for i in range(count)] for name, count in (("cat", 6), ("dog", 5), ("eel", 7))}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return Teacher(SPEC)
+
+
+@pytest.fixture
+def images(make_folder: MakeFolder) -> ImageList:
+    return list_images(make_folder(NAMES))
+
+
+def shard_bytes(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(store.glob("shard-*.h5"))}
+
+
+def run(images: ImageList, store: Path, teacher: Teacher, **kwargs: Any) -> Report:
+    options = replace(OPTIONS, **{k: v for k, v in kwargs.items() if hasattr(OPTIONS, k)})
+    return run_job(images, store, teacher, options, **{k: v for k, v in kwargs.items() if not hasattr(OPTIONS, k)})
+
+
+def test_stored_is_what_the_teacher_says(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    report = run(images, tmp_path / "maps", teacher)
+    assert report.complete
+    assert (report.shards_written, report.progress.done) == (4, 18)
+    assert verify(tmp_path / "maps").problems == ()
+    maps = MapStore(tmp_path / "maps")
+    assert list(maps.keys) == list(images.keys)
+    assert maps.labels.tolist() == images.labels.tolist()
+    decoder = Decoder(images, teacher.preprocessing)
+    for row in range(len(images)):
+        sample = decoder[row]
+        assert sample.pixels is not None
+        direct = teacher.model(teacher.normalise(sample.pixels[None]))[0].detach()
+        logit = float(maps.read([row]).astype(np.float32).mean())
+        assert math.isclose(logit, float(direct[images.labels[row]]), rel_tol=2e-3, abs_tol=2e-3)
+        assert int(maps.predictions[row]) == int(direct.argmax())
+        assert maps.sizes[row].tolist() == list(sample.size)
+        assert maps.views([row])[0].tolist() == pytest.approx(list(sample.view))
+
+
+def test_same_bytes_with_other_decoding_processes(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "none", teacher, workers=0)
+    run(images, tmp_path / "two", teacher, workers=2)
+    assert shard_bytes(tmp_path / "none") == shard_bytes(tmp_path / "two")
+
+
+def test_shares_of_two_workers_make_the_whole_store(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "alone", teacher)
+    assert run(images, tmp_path / "maps", teacher, worker=Worker(1, 2)).complete
+    assert len(shard_bytes(tmp_path / "maps")) == 2
+    with pytest.raises(StoreError, match="expected 4 shards, found 2"):
+        MapStore(tmp_path / "maps")
+    run(images, tmp_path / "maps", teacher, worker=Worker(0, 2))
+    assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
+
+
+def test_resume_reads_only_what_is_missing(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", teacher)
+    before = shard_bytes(tmp_path / "maps")
+    (tmp_path / "maps" / "shard-00002.h5").unlink()
+    for row in [*range(10), *range(15, 18)]:
+        (images.root / images.keys[row]).write_bytes(b"")  # would be noticed if decoded again
+    report = run(images, tmp_path / "maps", teacher)
+    assert (report.shards_written, report.progress.done, report.progress.errors) == (1, 5, [])
+    assert shard_bytes(tmp_path / "maps") == before
+    assert run(images, tmp_path / "maps", teacher).progress.done == 0
+
+
+def test_stop_drops_the_shard_in_flight_and_resume_completes(
+    images: ImageList, teacher: Teacher, tmp_path: Path
+) -> None:
+    run(images, tmp_path / "alone", teacher)
+    seen: list[int] = []
+    note: dict[str, Any] = {"on_progress": lambda p: seen.append(p.done), "stop": lambda: max(seen, default=0) >= 7}
+    report = run(images, tmp_path / "maps", teacher, **note)
+    assert report.stopped
+    assert not report.complete
+    assert list(shard_bytes(tmp_path / "maps")) == ["shard-00000.h5"]
+    assert not list((tmp_path / "maps").glob("*.tmp"))
+    assert run(images, tmp_path / "maps", teacher).complete
+    assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("field", "spec", "options"),
+    [
+        ("preprocessing.crop_mode", replace(SPEC, crop_mode="squash"), {}),
+        ("teacher.digest", replace(SPEC, random_weights=1), {}),
+        ("grid", replace(SPEC, input_size=(96, 96)), {}),
+        ("shard_rows", SPEC, {"shard_rows": 6}),
+        ("dtype", SPEC, {"dtype": "float32"}),
+        ("teacher.amp", replace(SPEC, amp="bf16"), {}),
+    ],
+)
+def test_another_configuration_is_refused(
+    field: str, spec: TeacherSpec, options: dict[str, Any], images: ImageList, teacher: Teacher, tmp_path: Path
+) -> None:
+    run(images, tmp_path / "maps", teacher)
+    before = shard_bytes(tmp_path / "maps")
+    with pytest.raises(StoreMismatch, match=field):
+        run(images, tmp_path / "maps", Teacher(spec), **options)
+    assert shard_bytes(tmp_path / "maps") == before
+
+
+def test_another_image_folder_is_refused(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", teacher)
+    (images.root / "cat" / "0.jpg").rename(images.root / "cat" / "00.jpg")
+    with pytest.raises(StoreMismatch, match="dataset.digest"):
+        run(list_images(images.root), tmp_path / "maps", teacher)
+
+
+def test_a_moved_image_folder_resumes(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", teacher, worker=Worker(0, 2))
+    moved = images.root.rename(tmp_path / "elsewhere")
+    assert run(list_images(moved), tmp_path / "maps", teacher).complete
+
+
+def test_other_number_of_classes(images: ImageList, tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="expected 7 classes.*found 3 class folders.*--class-map"):
+        run(images, tmp_path / "maps", Teacher(replace(SPEC, num_classes=7)))
+    assert not (tmp_path / "maps").exists()
+
+
+def test_an_unreadable_image_is_a_row_with_its_reason(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    (images.root / images.keys[7]).write_bytes(b"\xff\xd8\xff garbage")
+    report = run(images, tmp_path / "maps", teacher)  # 0.1 % of 18, rounded up: one may fail
+    assert [key for key, _ in report.progress.errors] == [images.keys[7]]
+    maps = MapStore(tmp_path / "maps")
+    assert np.flatnonzero(maps.statuses == STATUS_UNREADABLE).tolist() == [7]
+    assert not maps.read([7]).any()
+    assert maps.predictions[7] == -1
+    assert "UnidentifiedImageError" in maps.errors[7]
+    assert verify(tmp_path / "maps").ok
+
+
+def test_too_many_unreadable_images_fail_but_keep_the_rest(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    for row in (7, 12):
+        (images.root / images.keys[row]).write_bytes(b"")
+    with pytest.raises(ImagesError, match=r"at most 1 unreadable.*found 2(.|\n)*dog/1.jpg(.|\n)*eel/1.jpg"):
+        run(images, tmp_path / "maps", teacher)
+    assert sorted(shard_bytes(tmp_path / "maps")) == ["shard-00000.h5", "shard-00001.h5"]
+    assert run(images, tmp_path / "maps", teacher, max_errors=2).complete
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_vanished_image_stops_the_job(workers: int, images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    (images.root / images.keys[12]).unlink()
+    with pytest.raises(ImagesError, match="eel/1.jpg.*No such file.*check the mount"):
+        run(images, tmp_path / "maps", teacher, workers=workers, max_errors=99)
+    assert sorted(shard_bytes(tmp_path / "maps")) == ["shard-00000.h5", "shard-00001.h5"]
+
+
+class Breaking:
+    """The real teacher, whose map of one row is replaced."""
+
+    def __init__(self, teacher: Teacher, value: float):
+        self.teacher, self.value, self.calls = teacher, value, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.teacher, name)
+
+    def label_maps(self, pixels: torch.Tensor, labels: torch.Tensor) -> LabelMaps:
+        self.calls += 1
+        maps = self.teacher.label_maps(pixels, labels)
+        logits = maps.logits.clone()
+        if self.calls == 4:  # rows 5 and 6: the second shard begins
+            logits[1, 0, 0] = self.value
+        return LabelMaps(logits, maps.prediction)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (math.nan, "nan.*--amp none"),
+        (-math.inf, "-inf.*--amp none"),
+        (7e4, "65504.*70000.*--dtype float32"),
+    ],
+)
+def test_maps_that_cannot_be_stored(
+    value: float, match: str, images: ImageList, teacher: Teacher, tmp_path: Path
+) -> None:
+    with pytest.raises(TeacherError, match=match) as caught:
+        run(images, tmp_path / "maps", Breaking(teacher, value))  # type: ignore[arg-type]
+    assert repr(images.keys[6]) in str(caught.value)
+    assert list(shard_bytes(tmp_path / "maps")) == ["shard-00000.h5"]
+    assert run(images, tmp_path / "maps", teacher).complete
+
+
+def test_float32_holds_what_float16_cannot(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", Breaking(teacher, 7e4), dtype="float32")  # type: ignore[arg-type]
+    assert MapStore(tmp_path / "maps").read([6]).max() == np.float32(7e4)
+
+
+@pytest.mark.parametrize("precious", ["maps", "maps/precious.txt"])
+def test_a_path_that_is_no_store(precious: str, images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    (tmp_path / precious).parent.mkdir(exist_ok=True)
+    (tmp_path / precious).write_text("x")
+    with pytest.raises(StoreError, match="not a store"):
+        run(images, tmp_path / "maps", teacher)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_no_space_left(images: ImageList, teacher: Teacher, small_disk: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "alone", teacher)
+    shard = len(shard_bytes(tmp_path / "alone")["shard-00000.h5"])
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "ballast").write_bytes(bytes(free - 5 * shard // 2))  # two shards and the header, not more
+    with pytest.raises((StoreError, OSError), match="[Nn]o space left"):
+        run(images, small_disk / "maps", teacher)
+    published = shard_bytes(small_disk / "maps")
+    assert 0 < len(published) < 4
+    assert not list((small_disk / "maps").glob("*.tmp"))
+    (small_disk / "ballast").unlink()
+    assert run(images, small_disk / "maps", teacher).complete
+    assert verify(small_disk / "maps").ok
+    assert published.items() <= shard_bytes(small_disk / "maps").items()
+    assert shard_bytes(small_disk / "maps") == shard_bytes(tmp_path / "alone")
+
+
+# Children fork from a server that has imported torch and timm once: a start costs milliseconds, not seconds.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["extract.job"])
+
+
+def job_in_a_child(root: Path, store: Path, progress: Connection) -> None:
+    def note(state: Progress) -> None:
+        progress.send(state.done)
+        time.sleep(0.05)
+
+    torch.set_num_threads(1)
+    with stop_on_signals() as stop:
+        report = run(list_images(root), store, Teacher(SPEC), workers=2, on_progress=note, stop=stop)
+    sys.exit(stop.exit_code if report.stopped else 0)
+
+
+def start_child(images: ImageList, store: Path, after: int) -> Any:
+    """A job in its own process that has just done `after` images."""
+    here, there = FORKS.Pipe(duplex=False)
+    child = FORKS.Process(target=job_in_a_child, args=(images.root, store, there))
+    child.start()
+    there.close()
+    while here.recv() < after:
+        pass
+    return child
+
+
+@pytest.mark.parametrize("after", [2, 6, 11, 16])
+def test_sigkill_costs_the_shard_in_flight_only(
+    after: int, images: ImageList, teacher: Teacher, tmp_path: Path
+) -> None:
+    run(images, tmp_path / "alone", teacher)
+    child = start_child(images, tmp_path / "maps", after)
+    child.kill()
+    child.join()
+    finished = shard_bytes(tmp_path / "maps")
+    assert len(finished) >= after // 5 - 1
+    assert finished.items() <= shard_bytes(tmp_path / "alone").items()
+    assert run(images, tmp_path / "maps", teacher).complete
+    assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
+    assert verify(tmp_path / "maps").problems == ()  # nor are there left-over files
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_stop_signals_end_with_their_status(
+    number: signal.Signals, code: int, images: ImageList, tmp_path: Path
+) -> None:
+    child = start_child(images, tmp_path / "maps", after=2)
+    os.kill(child.pid, number)
+    child.join()
+    assert child.exitcode == code
+    assert not list((tmp_path / "maps").glob("*.tmp"))
+
+
+def test_progress_counts(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    run(images, tmp_path / "maps", teacher, on_progress=lambda p: seen.append((p.done, p.total)))
+    assert seen[-1] == (18, 18)
+    assert [done for done, _ in seen] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 18]
+    assert math.isnan(Progress(3).top1)
