@@ -32,19 +32,14 @@ def main() -> None:
     """Teacher activation maps, computed once, as exact TokenMix targets."""
 
 
-class ImageSize(click.ParamType[tuple[int, int]]):
+def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """`448` or `448x320` (height x width) -> (height, width)."""
-
-    name = "PX|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse, or fail as a usage error."""
-        if isinstance(value, tuple):
-            return value
-        sides = str(value).lower().split("x")
-        if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
-            self.fail(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", param, ctx)
-        return int(sides[0]), int(sides[-1])
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
+    return int(sides[0]), int(sides[-1])
 
 
 JOB_OPTIONS = [
@@ -56,7 +51,7 @@ JOB_OPTIONS = [
     click.option("--num-classes", type=click.IntRange(1), help="Classes of the checkpoint's head."),
     click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Passed to timm; repeatable."),
     click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
-    click.option("--input-size", type=ImageSize(), help="Instead of the model's own."),
+    click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
     click.option("--kind", type=click.Choice(["label"]), default="label", help="What to store per image."),
@@ -187,11 +182,10 @@ def user_errors() -> Iterator[None]:
     """Errors that the user can mend end in one message and exit status 1, anything else in a traceback."""
     from extract.errors import ExtractError
     from store import StoreError
-    from tokenmix_loader import LoaderError
 
     try:
         yield
-    except (ExtractError, StoreError, LoaderError) as error:
+    except (ExtractError, StoreError) as error:
         _fail(str(error))
     except OSError as error:
         if error.errno is None:
