@@ -160,14 +160,15 @@ def _batches(header: Header, shards: list[int], batch_size: int) -> list[list[in
 
 def _decoded(images: ImageList, teacher: Teacher, batches: list[list[int]], options: JobOptions) -> Iterator[Batch]:
     decoder = Decoder(images, teacher.preprocessing)
+    processes = min(options.workers, len(batches))
     loader: DataLoader[Any] = DataLoader(
         decoder,
         batch_sampler=batches,
-        num_workers=min(options.workers, len(batches)),
+        num_workers=processes,
         collate_fn=decoder.collate,
         pin_memory=teacher.device.type == "cuda",
         worker_init_fn=ignore_stop_signals,
-        multiprocessing_context=START_METHOD if options.workers else None,
+        multiprocessing_context=START_METHOD if processes else None,
     )
     try:
         for batch in loader:

@@ -1,0 +1,169 @@
+"""The commands as a user meets them: real runs on real photographs, and what each mistake says."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import main
+from recipes.context_digits.generate import generate
+from store import MapStore
+
+TEACHER = ["--teacher", "test_resnet", "--random-weights", "0", "--num-classes", "10", "--input-size", "64"]
+QUICK = [*TEACHER, "--workers", "0", "--shard-size", "8", "--device", "cpu"]
+
+
+def tokenmix(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def fails(result: Result, *parts: str, code: int = 1) -> None:
+    assert result.exit_code == code, result.output
+    for part in parts:
+        assert part in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits")
+    generate(root, 20, seed=1, split="test")
+    return root / "images"
+
+
+@pytest.fixture(scope="module")
+def maps(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store") / "maps"
+    assert tokenmix("extract", images, store, *QUICK).exit_code == 0
+    return store
+
+
+def test_extract_as_a_process(images: Path, tmp_path: Path) -> None:
+    """Outside the test's interpreter, with decoding processes, without a terminal: plain progress lines."""
+    command = [sys.executable, "-m", "cli", "extract", images, tmp_path / "maps", *TEACHER, "--workers", "2"]
+    first = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert "20/20 images" in first.stderr
+    assert "top-1" in first.stderr
+    assert "1 shards written, this worker's share is complete" in first.stdout
+    again = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+
+
+def test_plan_writes_nothing_and_counts_right(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = tokenmix("plan", images, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "20 images" in result.output
+    assert "shards    3 of 8 rows" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_refuses_what_extract_would_refuse(images: Path) -> None:
+    fails(
+        tokenmix("plan", images, "--teacher", "resnet26", "--random-weights", "0"), "1000 classes", "10 class folders"
+    )
+
+
+def test_verify(maps: Path, images: Path, tmp_path: Path) -> None:
+    assert tokenmix("verify", maps, "--images", images).exit_code == 0
+    generate(tmp_path, 20, seed=1, split="train")
+    other = tmp_path / "images"
+    fails(tokenmix("verify", maps, "--images", other), str(other), "names or labels of the images differ")
+
+
+def test_verify_names_what_is_broken(images: Path, tmp_path: Path) -> None:
+    store = tmp_path / "maps"
+    tokenmix("extract", images, store, *QUICK)
+    shard = store / "shard-00001.h5"
+    content = bytearray(shard.read_bytes())
+    content[4096 + 3] ^= 1
+    shard.write_bytes(content)
+    fails(tokenmix("verify", store), "shard-00001.h5")
+    (store / "shard-00002.h5").unlink()
+    fails(tokenmix("verify", store), "shard-00001.h5", "shard-00002.h5")
+
+
+def test_info(maps: Path) -> None:
+    assert "20 images" in tokenmix("info", maps).output
+    header = json.loads(tokenmix("info", maps, "--json").output)
+    assert header["kind"] == "label"
+    assert header["grid"] == [2, 2]
+    assert header["shards_present"] == 3
+
+
+def test_show_writes_a_picture(maps: Path, images: Path, tmp_path: Path) -> None:
+    result = tokenmix("show", maps, "--images", images, "-o", tmp_path / "out.png", "--pairs", 2)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 400
+        assert len(picture.getcolors(1 << 24) or []) > 1000
+    again = tokenmix("show", maps, "--images", images, "-o", tmp_path / "again.png", "--pairs", 2)
+    assert again.exit_code == 0
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_show_refuses_other_images(maps: Path, tmp_path: Path) -> None:
+    generate(tmp_path, 20, seed=1, split="train")
+    result = tokenmix("show", maps, "--images", tmp_path / "images", "-o", tmp_path / "out.png")
+    fails(result, "found none for 20", "train-00000.jpg")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_reading_an_unfinished_store(images: Path, tmp_path: Path) -> None:
+    tokenmix("extract", images, tmp_path / "maps", *QUICK, "--worker", "1/2")
+    result = tokenmix("show", tmp_path / "maps", "--images", images, "-o", tmp_path / "out.png")
+    fails(result, "expected 3 shards, found 1", "tokenmix extract")
+    fails(tokenmix("verify", tmp_path / "maps"), "shard-00000.h5")
+    assert "1 of 3 present" in tokenmix("info", tmp_path / "maps").output
+
+
+@pytest.mark.parametrize("command", [["verify"], ["info"], ["show", "--images", "x", "-o", "y"]])
+def test_no_store_there(command: Sequence[str], tmp_path: Path, images: Path) -> None:
+    given = [images if part == "x" else part for part in command]
+    fails(tokenmix(*given, tmp_path / "nowhere"), str(tmp_path / "nowhere"))
+
+
+def test_extract_into_another_configuration(maps: Path, images: Path) -> None:
+    fails(
+        tokenmix("extract", images, maps, *QUICK, "--crop-mode", "squash"), "preprocessing.crop_mode", "stored", "given"
+    )
+    assert len(MapStore(maps)) == 20
+
+
+def test_extract_errors_exit_1(images: Path, tmp_path: Path) -> None:
+    fails(tokenmix("extract", tmp_path / "none", tmp_path / "maps", *QUICK), "found nothing")
+    fails(tokenmix("extract", images, images, *QUICK), "not a store")
+    fails(tokenmix("extract", images, tmp_path / "m", "--teacher", "resnet_26", "--random-weights", "0"), "resnet26")
+    fails(tokenmix("extract", images, tmp_path / "m", "--teacher", "resnet26"), "--pretrained")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--input-size", "big"],
+        ["--input-size", "0"],
+        ["--crop-pct", "1.5"],
+        ["--crop-mode", "fill"],
+        ["--batch-size", "0"],
+    ],
+)
+def test_usage_errors_exit_2(options: Sequence[str], images: Path, tmp_path: Path) -> None:
+    fails(tokenmix("extract", images, tmp_path / "maps", *QUICK, *options), options[0], code=2)
+
+
+def test_rectangular_input(images: Path, tmp_path: Path) -> None:
+    assert tokenmix("extract", images, tmp_path / "maps", *QUICK, "--input-size", "64x128").exit_code == 0
+    assert MapStore(tmp_path / "maps").grid == (2, 4)
+
+
+def test_read_only_folder(images: Path) -> None:
+    fails(tokenmix("extract", images, "/proc/maps-cannot-be-here", *QUICK), "/proc/maps-cannot-be-here")
