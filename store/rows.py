@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from store.errors import StoreError
 from store.header import Header
-from store.spec import COLUMNS, DIGEST, MAX_ERROR_NBYTES, MAX_KEY_NBYTES, STATUS_OK, STATUSES
+from store.spec import COLUMNS, DIGEST, MAX_ERROR_NBYTES, MAX_KEY_NBYTES, STATUS_OK, STATUSES, TEXTS
 
 Array = npt.NDArray[Any]
 # The datasets of a shard by name; texts are arrays of NUL-padded UTF-8 (dtype "S").
@@ -110,6 +110,7 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
         (ok & ~((view[:, :2] < view[:, 2:]).all(axis=1)), "view: expected x0 < x1 and y0 < y1"),
         (ok & (size < 1).any(axis=1), "size: expected width and height >= 1 px"),
         (table["key"] == b"", "key: expected a text, found none"),
+        *(([not _is_utf8(text) for text in table[name].tolist()], f"{name}: expected UTF-8") for name in TEXTS),
     ]
     for field in header.payload:
         flat = table[field.name].reshape(len(status), -1)
@@ -147,6 +148,14 @@ def _encode_key(key: str) -> bytes:
             f"key {key[:80]!r}: expected 1 to {MAX_KEY_NBYTES} bytes without NUL, found {len(raw)}; rename the file"
         )
     return raw
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _encode_error(text: str) -> bytes:

@@ -16,7 +16,8 @@ from store.header import Header
 from store.rows import Table
 from store.spec import ALIGNMENT, FORMAT_NAME, FORMAT_VERSION, LIBVER, MAPPED_COLUMN, TEXTS, Field
 
-Attributes = dict[str, "str | int"]
+Attributes = dict[str, str | int]
+Described = tuple[np.dtype[Any], tuple[int, ...]]
 
 
 def shard_image(header: Header, shard: int, table: Table) -> memoryview:
@@ -99,26 +100,30 @@ def _create(file: h5py.File, name: str, array: np.ndarray[Any, Any]) -> None:
     file.create_dataset(name, data=array.astype(dtype), dtype=dtype, track_times=False)
 
 
-def _attribute(file: h5py.File, name: str) -> object:
+def _attribute(file: h5py.File, name: str) -> str | int | None:
+    """A text or a whole number as such, anything else as text that equals neither."""
     value = file.attrs.get(name)
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
-    return int(value) if isinstance(value, np.integer) else value
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def _check_dataset(path: Path, file: h5py.File, field: Field, n: int) -> None:
+    expected = (field.dtype, (n, *field.shape))
     found = _described(file, field.name)
-    if found != (field.dtype, (n, *field.shape)):
-        raise _wrong_dataset(path, field.name, (field.dtype, (n, *field.shape)), found)
+    if found != expected:
+        raise _wrong_dataset(path, field.name, str(field.dtype), expected[1], found)
 
 
 def _check_text(path: Path, file: h5py.File, name: str, n: int, most: int) -> None:
     found = _described(file, name)
     if found is None or found[0].kind != "S" or found[0].itemsize > most or found[1] != (n,):
-        raise _wrong_dataset(path, name, (f"UTF-8 of at most {most} bytes", (n,)), found)
+        raise _wrong_dataset(path, name, f"text of at most {most} bytes", (n,), found)
 
 
-def _described(file: h5py.File, name: str) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+def _described(file: h5py.File, name: str) -> Described | None:
     """By h5py's lower layer: a store is opened shard by shard, and this is most of that time."""
     try:
         dataset = h5py.h5d.open(file.id, name.encode())
@@ -127,8 +132,9 @@ def _described(file: h5py.File, name: str) -> tuple[np.dtype[Any], tuple[int, ..
     return dataset.dtype, dataset.shape
 
 
-def _wrong_dataset(path: Path, name: str, expected: object, found: object) -> ShardError:
-    return ShardError(f"{path}: dataset {name}: expected {expected}, found {found}; {_REMEDY}")
+def _wrong_dataset(path: Path, name: str, what: str, shape: tuple[int, ...], found: Described | None) -> ShardError:
+    said = "none" if found is None else f"{found[0]} {list(found[1])}"
+    return ShardError(f"{path}: dataset {name}: expected {what} {list(shape)}, found {said}; {_REMEDY}")
 
 
 def _brief(error: Exception) -> str:

@@ -1,0 +1,98 @@
+"""Small real stores: random rows in a folder, written by the writer under test."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from store import STATUS_UNREADABLE, Header, RowBatch, ShardWriter, create_store, list_digest
+
+# A deadline measures the disk, and a folder per test may serve all examples of it.
+settings.register_profile("disk", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("disk")
+
+ODD_KEYS = ("cat/a b.jpg", "cat/line\nbreak.jpg", "dog/Ελλάδα 🐕.png", "dog/tab\t'quote\".jpg", "dog/ trailing ")
+
+
+def make_rows(rows: int, grid: tuple[int, int] = (3, 5), dtype: str = "float16", seed: int = 0) -> RowBatch:
+    """Random rows; the fifth is an unreadable image."""
+    rng = np.random.default_rng(seed)
+    maps = rng.standard_normal((rows, *grid)).astype(dtype)
+    status = np.zeros(rows, dtype=np.uint8)
+    status[4:5] = STATUS_UNREADABLE
+    maps[4:5] = 0
+    corner = rng.random((rows, 2), dtype=np.float32) / 4
+    return RowBatch(
+        payload={"label_logit": maps},
+        label=rng.integers(0, 10, rows, dtype=np.int32),
+        prediction=rng.integers(0, 10, rows, dtype=np.int32),
+        size=rng.integers(1, 999, (rows, 2), dtype=np.int32),
+        view=np.concatenate([corner, 1 - corner], axis=1),
+        status=status,
+        key=[f"{ODD_KEYS[row]}" if row < len(ODD_KEYS) else f"eel/{row:07d}.jpg" for row in range(rows)],
+        error=["" if not bad else "truncated: é\n2 bytes missing" for bad in status],
+    )
+
+
+def part(batch: RowBatch, start: int, stop: int) -> RowBatch:
+    """Rows [start, stop) of a batch."""
+    columns = {name: getattr(batch, name)[start:stop] for name in vars(batch) if name != "payload"}
+    return RowBatch(payload={name: a[start:stop] for name, a in batch.payload.items()}, **columns)
+
+
+def make_header(batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
+    """A header that fits the rows."""
+    logits = batch.payload["label_logit"]
+    header = Header(
+        kind="label",
+        teacher={"name": "resnet26", "source": "random", "parameters": 16_000_000},
+        preprocessing={"input_size": (288, 288), "mean": (0.485, 0.456, 0.406)},
+        grid=logits.shape[1:],
+        dtype=str(logits.dtype),
+        rows=len(batch.key),
+        shard_rows=shard_rows,
+        dataset={"root_name": "animals", "class_names": ["cat"], "digest": list_digest(batch.key, batch.label)},
+        versions={"h5py": "3"},
+    )
+    return replace(header, **changes)
+
+
+def write_shard(path: Path, header: Header, shard: int, batch: RowBatch, step: int = 4) -> Path:
+    """Publish one shard of the store whose rows `batch` holds, in batches of `step`."""
+    start, stop = header.layout.bounds(shard)
+    with ShardWriter(path, header, shard) as writer:
+        for at in range(start, stop, step):
+            writer.append(part(batch, at, min(at + step, stop)))
+        return writer.publish()
+
+
+def write_store(path: Path, batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
+    """A complete store of these rows."""
+    header = make_header(batch, shard_rows, **changes)
+    create_store(path, header)
+    for shard in range(header.layout.shards):
+        write_shard(path, header, shard, batch)
+    return header
+
+
+@pytest.fixture
+def rows() -> RowBatch:
+    return make_rows(17)
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 17 rows in shards of 6, the last one shorter; not to be touched."""
+    path = tmp_path_factory.mktemp("pristine") / "maps"
+    write_store(path, make_rows(17), 6)
+    return path
+
+
+@pytest.fixture
+def maps(tmp_path: Path, pristine: Path) -> Path:
+    """The same store, to be broken at will."""
+    return shutil.copytree(pristine, tmp_path / "maps")
