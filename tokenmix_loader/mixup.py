@@ -129,7 +129,8 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         )
     pixels = masks.to(images.device, non_blocking=True)[:, None]
     pixels = pixels.repeat_interleave(height // gh, dim=2).repeat_interleave(width // gw, dim=3)
-    return torch.where(pixels, images, images.flip(0))
+    partners = images.flip(0)
+    return torch.where(pixels, images, partners, out=partners)
 
 
 def _check(images: torch.Tensor, targets: MapTarget) -> None:

@@ -171,13 +171,13 @@ def test_evidence_is_found_where_it_is() -> None:
     np.testing.assert_allclose(tokens, expected)
 
 
-def test_a_crop_beside_the_view_or_the_image_holds_nothing() -> None:
-    maps = torch.ones(2, 3, 3)
-    views = torch.tensor([[0.0, 0, 0.4, 1], [-0.5, -0.5, 1.5, 1.5]])
-    beside_view = torch.tensor([[0.5, 0, 0.5], [0, 1, 0]])
-    beside_image = torch.tensor([[0.2, 0, 1.1], [0, 0.2, 0.4]])
-    tokens = align(maps, views, torch.stack((beside_view, beside_image)), (2, 2))
-    assert (tokens == 0).all()
+@pytest.mark.parametrize("shear", [0, 1e-3])
+def test_a_crop_beside_the_view_or_the_image_holds_nothing(shear: float) -> None:
+    maps = torch.ones(1, 3, 3)
+    left_part, padded = torch.tensor([[0.0, 0, 0.4, 1]]), torch.tensor([[-0.5, -0.5, 1.5, 1.5]])
+    for view, x, y in ((left_part, 0.5, 0.4), (padded, 1.1, 0.4), (padded, -0.3, 0.4), (padded, 0.4, 1.1)):
+        crop = torch.tensor([[[0.2, shear, x], [shear, 0.2, y]]])
+        assert (align(maps, view, crop, (2, 2)) == 0).all()
 
 
 def test_the_padding_s_share_of_a_padded_view_is_seen_by_no_token() -> None:

@@ -85,6 +85,14 @@ def test_a_small_block_mask_is_one_block_of_log_uniform_aspect() -> None:
     assert 0.6 < float((height / width).log().std()) < 1.0  # log-uniform on +-log 4: 0.80
 
 
+def test_the_last_block_is_trimmed_at_either_end() -> None:
+    """5 tokens in one block of 6: the cut corner is the first or the last."""
+    replaced = ~sample_masks(rng(), 400, (10, 10), kept=0.95, min_tokens=6, aspect=(2 / 3, 2 / 3))
+    assert (replaced.sum((1, 2)) == 5).all()
+    cut_at_top = sum(int(mask[mask.any(dim=1)][0].sum()) < 3 for mask in replaced)
+    assert 150 < cut_at_top < 250
+
+
 def test_blocks_lie_inside_the_grid_with_equal_odds() -> None:
     """Mirror images are equally likely; uniform places inside the grid favour the centre."""
     odds = 1 - sample_masks(rng(), 6000, (14, 14)).double().mean(dim=0)

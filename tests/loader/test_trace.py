@@ -23,7 +23,7 @@ GEOMETRY: dict[str, Callable[[], Any]] = {
     "squash": lambda: tv.Resize((80, 120)),
     "keep ratio": lambda: timm_tv.ResizeKeepRatio(100, random_scale_prob=0.5, random_aspect_prob=0.5),
     "centre": lambda: tv.CenterCrop((71, 90)),
-    "centre, padded": lambda: tv.CenterCrop((131, 210)),
+    "centre, padded": lambda: tv.CenterCrop((171, 200)),
     "crop": lambda: tv.RandomResizedCrop((60, 80)),
     "timm crop": lambda: timm_tv.RandomResizedCropAndInterpolation(64, interpolation="random"),
     "hflip": lambda: tv.RandomHorizontalFlip(),
