@@ -23,8 +23,9 @@ _ABSENT = "(absent)"
 class Header:
     """The plan and the origin of a store; h, w is the teacher's grid.
 
-    `teacher` and `preprocessing` are opaque here and compared field by field. `versions` informs and is
-    never compared: another machine may resume. Raises StoreError for a field that cannot be.
+    `teacher` and `preprocessing` are opaque here and compared field by field. `versions` and the name of the
+    image folder inform and are never compared: another machine may resume. Raises StoreError for a field that
+    cannot be.
     """
 
     kind: str

@@ -1,0 +1,66 @@
+"""docs/format.md is the format: its script runs, and its digests are those of real stores."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from store import RowBatch
+
+PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
+
+
+def script() -> str:
+    (found,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return str(found)
+
+
+def test_the_page_is_short() -> None:
+    assert len(PAGE.splitlines()) <= 80
+    assert len(script().splitlines()) <= 20
+
+
+@pytest.mark.parametrize("row", [1, 2, 16])
+def test_its_script_reads_a_row(maps: Path, rows: RowBatch, row: int) -> None:
+    command = [sys.executable, "-c", script(), str(maps), rows.key[row]]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    first, _, array = ended.stdout.partition("\n")
+    assert first == f"label {rows.label[row]} view {rows.view[row]} status 0"
+    assert array == f"{rows.payload['label_logit'][row]}\n"
+
+
+def test_its_digests(maps: Path) -> None:
+    header = json.loads((maps / "store.json").read_text("utf-8"))
+    content = {name: value for name, value in header.items() if name not in ("versions", "content_digest")}
+    del content["dataset"]["root_name"]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+    assert hashlib.sha256(canonical).hexdigest() == header["content_digest"]
+    listed = b""
+    for path in sorted(maps.glob("shard-*.h5")):
+        with h5py.File(path) as shard:
+            columns = {name: shard[name][()] for name in shard}
+        for row, key in enumerate(columns["key"].tolist()):
+            parts = [
+                columns[name][row].tobytes()
+                for name in ("label_logit", "label", "prediction", "size", "view", "status")
+            ]
+            error = columns["error"].tolist()[row]
+            digest = xxh3_64_intdigest(b"".join(parts) + key + (b"\0" + error if error else b""))
+            assert digest == columns["digest"][row]
+            listed += key + b"\0" + columns["label"][row].tobytes()
+    assert hashlib.sha256(listed).hexdigest() == header["dataset"]["digest"]
+
+
+def test_its_tables_name_every_dataset_and_attribute(maps: Path) -> None:
+    named = set(re.findall(r"`(\w+)`", PAGE))
+    with h5py.File(maps / "shard-00000.h5") as shard:
+        assert set(shard) | set(shard.attrs) <= named
+        assert {shard.attrs[name].dtype for name in ("version", "shard", "row_start", "rows")} == {np.dtype("<i8")}
+    assert json.loads((maps / "store.json").read_text("utf-8")).keys() <= named
