@@ -109,10 +109,13 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
 
     `targets` is a batch on the CPU. Images without a map have no evidence.
     """
-    stored = targets.row.clamp(min=0).numpy()
-    maps = normalise(evidence_of(store.read(stored), evidence))
-    maps[targets.row == NO_MAP] = 0
-    return align(maps, torch.from_numpy(store.views(stored)), targets.affine, grid)
+    # Any row can stand in for a missing one, but the view of an unreadable image is empty: replace both.
+    missing = targets.row == NO_MAP
+    rows = targets.row.where(~missing, 0).numpy()
+    maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
+    maps[missing] = 0
+    views[missing] = torch.tensor([0.0, 0, 1, 1])
+    return align(maps, views, targets.affine, grid)
 
 
 def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
         )  # fmt: skip
         path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}"
         create_store(path, header)
-        view = np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1))
+        view = np.where(bad[:, None], 0, np.array([0, 0, 1, 1])).astype(np.float32)
         columns: dict[str, Any] = {
             "label": labels, "prediction": labels, "size": np.ones((n, 2), np.int32), "view": view,
             "status": np.where(bad, STATUS_UNREADABLE, STATUS_OK).astype(np.uint8),

@@ -70,6 +70,13 @@ def test_images_without_a_map_are_scored_by_area(store: MapStore) -> None:
     np.testing.assert_allclose(by_area[1].sum(1), 1, atol=1e-6)
 
 
+def test_an_unreadable_first_row_stands_in_for_nobody(make_store: StoreMaker) -> None:
+    rows = {f"{i}.jpg": label for i, label in enumerate(LABELS)}
+    targets = batch()[1]._replace(row=torch.tensor([-1, 1, 2, 3, 4, -1]))
+    tokens = read_tokens(make_store(rows, unreadable=("0.jpg",)), targets, (6, 6))
+    np.testing.assert_allclose(tokens.sum((1, 2)), [0.0, 1, 1, 1, 1, 0], atol=1e-6)
+
+
 def test_switched_batches_get_mixup(store: MapStore) -> None:
     images, targets = batch()
     mixed, dense = tokenmix(store, switch_prob=1.0)(images, targets)
