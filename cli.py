@@ -240,13 +240,12 @@ def _finish(report: Report, store: Path) -> None:
     progress = report.progress
     for key, reason in progress.errors:
         _say(f"unreadable: {key!r}: {reason}")
-    done = (
-        f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s)"
-        if progress.done
-        else "nothing to do"
-    )
+    done = "nothing to do"
+    if progress.done:
+        done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
+        done += f"teacher's top-1 {100 * progress.top1:.1f} %"
     state = "complete" if report.complete else "incomplete"
-    click.echo(f"{store}: {done}, {report.shards_written} shards written, this worker's share is {state}")
+    click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")
 
 
 def _compare_images(store: Path, images: Path, class_map: Path | None) -> list[str]:

@@ -112,13 +112,13 @@ class Teacher:
 
 def build_model(spec: TeacherSpec) -> torch.nn.Module:
     """The timm model with its weights, in evaluation mode, on the CPU, float32."""
+    _check_name(spec.name)
     sources = [spec.pretrained, spec.checkpoint is not None, spec.random_weights is not None]
     if sum(sources) != 1:
         raise TeacherError(
             f"--teacher {spec.name}: expected one source of weights, found {sum(sources)}; give one of --pretrained, "
             "--checkpoint FILE, or --random-weights SEED (for trying things out)"
         )
-    _check_name(spec.name)
     model_args = dict(spec.model_args)
     if spec.num_classes is not None:
         model_args["num_classes"] = spec.num_classes

@@ -24,8 +24,8 @@ class TokenMix:
         tokenmix = TokenMix(store, num_classes=1000, grid=(14, 14), rng=np.random.default_rng(seed + rank))
         images, targets = tokenmix(images, targets)
 
-    Each batch is mixed with probability `prob`; of those, the share `switch_prob` by Mixup, the rest by
-    TokenMix. (In timm, `switch_prob` is the share that leaves Mixup.) In a batch of odd size the middle image
+    Each batch is mixed with probability `prob`; of those, the share `switch_prob` by TokenMix, the rest by
+    Mixup: as in timm, where it is the share of CutMix. In a batch of odd size the middle image
     meets itself and stays as it is. `mixup_enabled = False` turns all mixing off.
     """
 
@@ -77,7 +77,7 @@ class TokenMix:
         _check(images, targets)
         if not self.mixup_enabled or self._rng.random() >= self._prob:
             mixed, dense = images, self._blend(1.0, targets)
-        elif self._mixup_alpha > 0 and self._rng.random() < self._switch_prob:
+        elif self._mixup_alpha > 0 and self._rng.random() >= self._switch_prob:
             share = self._rng.beta(self._mixup_alpha, self._mixup_alpha)
             mixed, dense = torch.lerp(images.flip(0), images, share), self._blend(share, targets)
         else:

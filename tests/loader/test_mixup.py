@@ -30,7 +30,7 @@ def batch(size: int = 6, side: int = 12) -> tuple[torch.Tensor, MapTarget]:
 
 
 def tokenmix(store: MapStore, seed: int = 0, **options: Any) -> TokenMix:
-    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 0.0, "smoothing": 0.0, "min_tokens": 4}
+    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 1.0, "smoothing": 0.0, "min_tokens": 4}
     settings |= options
     return TokenMix(store, rng=np.random.default_rng(seed), **settings)
 
@@ -79,7 +79,7 @@ def test_an_unreadable_first_row_stands_in_for_nobody(make_store: StoreMaker) ->
 
 def test_switched_batches_get_mixup(store: MapStore) -> None:
     images, targets = batch()
-    mixed, dense = tokenmix(store, switch_prob=1.0)(images, targets)
+    mixed, dense = tokenmix(store, switch_prob=0.0)(images, targets)
     share = float(mixed[0, 0, 0, 0]) / -5 + 1  # image 0 of 0s with image 5 of 5s
     assert 0 < share < 1
     numbers = share * torch.arange(6.0) + (1 - share) * torch.arange(6.0).flip(0)
@@ -90,7 +90,7 @@ def test_switched_batches_get_mixup(store: MapStore) -> None:
 
 def test_batches_are_shared_out_as_asked(store: MapStore) -> None:
     images, targets = batch()
-    mix = tokenmix(store, prob=0.75, switch_prob=0.4)
+    mix = tokenmix(store, prob=0.75, switch_prob=0.6)
     kinds = {"plain": 0, "mixup": 0, "tokenmix": 0}
     for _ in range(600):
         mixed, _ = mix(images, targets)
@@ -102,7 +102,7 @@ def test_batches_are_shared_out_as_asked(store: MapStore) -> None:
 
 def test_no_alpha_no_mixup(store: MapStore) -> None:
     images, targets = batch()
-    mixed, _ = tokenmix(store, mixup_alpha=0, switch_prob=1)(images, targets)
+    mixed, _ = tokenmix(store, mixup_alpha=0, switch_prob=0)(images, targets)
     assert (mixed == mixed.round()).all()
     assert not torch.equal(mixed, images)
 
