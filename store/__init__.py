@@ -1,6 +1,7 @@
 """Teacher maps on the disk: a header and HDF5 shards, format version 1 (docs/format.md)."""
 
 from store.check import Problem, VerifyReport, verify
+from store.claims import Claim, Listing, list_shards
 from store.create import create_store, read_header
 from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import discard_leftovers, present_shards
@@ -16,10 +17,12 @@ __all__ = [
     "FORMAT_VERSION",
     "STATUS_OK",
     "STATUS_UNREADABLE",
+    "Claim",
     "Header",
     "Json",
     "Keys",
     "Layout",
+    "Listing",
     "MapStore",
     "Problem",
     "RowBatch",
@@ -31,6 +34,7 @@ __all__ = [
     "create_store",
     "discard_leftovers",
     "list_digest",
+    "list_shards",
     "present_shards",
     "read_header",
     "row_nbytes",

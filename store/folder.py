@@ -7,19 +7,28 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 from store.header import Header
 from store.layout import shard_name
 
 StrPath = str | os.PathLike[str]
-_TEMPORARY = re.compile(r"(?:store\.json|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
+_TEMPORARY = re.compile(r"(?P<target>store\.json|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
 # Files of this very process that are being written: in a container every run may have the same pid.
 _open_here: set[Path] = set()
 
 
+class Temporary(NamedTuple):
+    """The name of a temporary file: what it will become, and whose it is."""
+
+    target: str
+    host: str
+    pid: int
+
+
 def present_shards(path: StrPath, header: Header) -> list[int]:
     """Indices of the shards on disk, ascending. The rename is the marker: a shard that has its name is complete."""
-    names = set(os.listdir(path))
+    names = {entry.name for entry in os.scandir(path) if entry.is_file()}
     return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
 
 
@@ -27,7 +36,7 @@ def discard_leftovers(path: StrPath) -> list[Path]:
     """Remove and return temporary files whose process on this host is dead; others are left alone."""
     removed = []
     for file in sorted(Path(path).iterdir()):
-        if is_temporary(file) and _is_dead(file):
+        if is_dead(file):
             file.unlink(missing_ok=True)
             removed.append(file)
     return removed
@@ -35,7 +44,29 @@ def discard_leftovers(path: StrPath) -> list[Path]:
 
 def is_temporary(file: Path) -> bool:
     """Whether the name is that of a file which was never completed."""
-    return _TEMPORARY.fullmatch(file.name) is not None
+    return split_temporary(file.name) is not None
+
+
+def split_temporary(name: str) -> Temporary | None:
+    """The parts of a temporary file's name; None for any other name."""
+    match = _TEMPORARY.fullmatch(name)
+    return match and Temporary(match["target"], match["host"], int(match["pid"]))
+
+
+def is_dead(file: Path) -> bool:
+    """Whether this is a temporary file whose process, on this host, is no more; of other hosts nothing is known."""
+    parts = split_temporary(file.name)
+    if parts is None or parts.host != socket.gethostname():
+        return False
+    if parts.pid == os.getpid():
+        return file.absolute() not in _open_here
+    try:
+        os.kill(parts.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
 
 
 def begin_temporary(target: Path) -> Path:
@@ -71,19 +102,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _is_dead(temporary: Path) -> bool:
-    match = _TEMPORARY.fullmatch(temporary.name)
-    if match is None or match["host"] != socket.gethostname():
-        return False
-    pid = int(match["pid"])
-    if pid == os.getpid():
-        return temporary.absolute() not in _open_here
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
-    return False

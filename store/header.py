@@ -69,7 +69,7 @@ class Header:
         return payload_fields(self.kind, self.dtype, {"h": h, "w": w})
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def datasets(self) -> tuple[Field, ...]:
         """Every dataset of a shard but the texts; all but the last are in the row digest, in this order."""
         return (*self.payload, *COLUMNS, DIGEST)
 

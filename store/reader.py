@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -66,10 +67,11 @@ class MapStore:
         self._files = _complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
+        random = _exceeds_memory(self._files)
         payload = self.header.payload[0]
         maps, views = _places(self._files, self.header, (payload, _VIEW))
-        self._maps = open_rows(maps, self.header.layout, payload, random=not preload)
-        self._views = open_rows(views, self.header.layout, _VIEW, random=not preload)
+        self._maps = open_rows(maps, self.header.layout, payload, random=random)
+        self._views = open_rows(views, self.header.layout, _VIEW, random=random)
 
     @property
     def kind(self) -> str:
@@ -97,9 +99,13 @@ class MapStore:
         """Maps of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N)."""
         return self._maps.take(_as_rows(rows))
 
-    def read_row(self, row: int) -> Array:
-        """The map of one row -> [h, w], several times quicker than a batch of one; IndexError outside [0, N)."""
-        return self._maps.one(row)
+    @cached_property
+    def read_row(self) -> Callable[[int], Array]:
+        """`read_row(row)`: one map [h, w], a copy, sooner than a batch of one; IndexError outside [0, N).
+
+        Bound once, because another call in between would be a tenth of its cost.
+        """
+        return self._maps.one
 
     def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
         """Views (x0, y0, x1, y1) of rows [B] -> [B, 4] in the unit square of the image; IndexError outside."""
@@ -155,6 +161,12 @@ def _complete_files(folder: Path, header: Header) -> list[Path]:
             "run `tokenmix extract` again to fill the gaps"
         )
     return [folder / shard_name(shard) for shard in range(shards)]
+
+
+def _exceeds_memory(files: Sequence[Path]) -> bool:
+    """Whether the store is too large to stay in the page cache as a whole."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(file.stat().st_size for file in files) > memory / 2
 
 
 def _places(files: Sequence[Path], header: Header, fields: Sequence[Field]) -> list[list[Place]]:

@@ -76,7 +76,7 @@ def batch_table(header: Header, batch: RowBatch) -> Table:
     """The batch as datasets, digests included; StoreError for a wrong dtype, shape or row."""
     b = len(batch.key)
     given = dict(batch.payload) | {field.name: getattr(batch, field.name) for field in COLUMNS}
-    expected = [field for field in header.fields if field is not DIGEST]
+    expected = [field for field in header.datasets if field is not DIGEST]
     if given.keys() != {field.name for field in expected}:
         raise StoreError(f"batch: expected {[f.name for f in header.payload]}, found {sorted(batch.payload)}")
     table: Table = {}
@@ -123,7 +123,7 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
 
 def row_digests(header: Header, table: Table) -> npt.NDArray[np.uint64]:
     """xxh3_64 of every row [B]: payload and columns as they lie, key, and NUL + error where there is one."""
-    names = [field.name for field in header.fields if field is not DIGEST]
+    names = [field.name for field in header.datasets if field is not DIGEST]
     parts = [np.ascontiguousarray(table[name]) for name in names]
     fixed = np.concatenate([part.reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
     texts = zip(table["key"].tolist(), table["error"].tolist(), strict=True)
@@ -135,7 +135,7 @@ def row_digests(header: Header, table: Table) -> npt.NDArray[np.uint64]:
 
 def row_nbytes(header: Header) -> int:
     """Bytes of one row on the disk, without its key."""
-    return sum(field.dtype.itemsize * math.prod(field.shape) for field in header.fields)
+    return sum(field.dtype.itemsize * math.prod(field.shape) for field in header.datasets)
 
 
 def _encode_key(key: str) -> bytes:

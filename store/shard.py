@@ -50,7 +50,7 @@ def open_shard(path: Path, header: Header, shard: int, datasets: Collection[str]
             found = _attribute(file, name)
             if found != expected:
                 raise ShardError(f"{path}: attribute {name}: expected {expected!r}, found {found!r}; {_REMEDY}")
-        for field in header.fields:
+        for field in header.datasets:
             if not datasets or field.name in datasets:
                 _check_dataset(path, file, field, stop - start)
         for name, most in TEXTS.items():
@@ -74,7 +74,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 def read_table(file: h5py.File, header: Header) -> Table:
     """All datasets of an open shard."""
-    return {name: file[name][()] for name in (*(field.name for field in header.fields), *TEXTS)}
+    return {name: file[name][()] for name in (*(field.name for field in header.datasets), *TEXTS)}
 
 
 _REMEDY = "remove the shard and run `tokenmix extract` again"

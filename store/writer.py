@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from store.check import check_shard
+from store.claims import leave_note
 from store.errors import ShardError, StoreError
 from store.folder import StrPath, begin_temporary, end_temporary, sync_folder, write_synced
-from store.header import Header
+from store.header import Header, Json
 from store.layout import shard_name
 from store.rows import RowBatch, Table, batch_table
 from store.shard import shard_image
@@ -45,6 +47,10 @@ class ShardWriter:
         if b:
             self._tables.append(batch_table(self._header, batch))
             self._appended += b
+
+    def beat(self, note: Mapping[str, Json]) -> None:
+        """Tell those who look at the folder that this shard is being worked on; see store/claims.py."""
+        leave_note(self._temporary, note)
 
     def publish(self) -> Path:
         """Write, sync, read back and check, then rename into place; ShardError if anything is not as given."""

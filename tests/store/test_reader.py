@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -146,6 +147,17 @@ def test_shards_of_other_writers(
         store.read_row(-1)
     assert store.read([]).shape == (0, 3, 5)
     assert verify(maps).ok
+
+
+def test_a_store_that_exceeds_memory(maps: Path, rows: RowBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.__getitem__)
+    store = MapStore(maps)
+    np.testing.assert_array_equal(store.read(range(17)), rows.payload["label_logit"])
+    if Path("/proc/self/smaps").exists():  # "rr": advised to be read at random
+        entries = Path("/proc/self/smaps").read_text("utf-8").split("VmFlags:")
+        flags = [after.split("\n")[0] for before, after in pairwise(entries) if str(maps) in before]
+        assert flags
+        assert all(" rr" in flag for flag in flags)
 
 
 def test_one_compressed_shard_among_mapped_ones(maps: Path, rows: RowBatch) -> None:

@@ -281,4 +281,5 @@ def test_only_whole_names_count_as_present(folder: Path, header: Header, rows: R
     write_shard(folder, header, 1, rows)
     for name in ("shard-00000.h5.x.1.tmp", "shard-0.h5", "shard-000002.h5", "shard-00003.h5", "Shard-00002.h5"):
         (folder / name).touch()
+    (folder / "shard-00000.h5").mkdir()
     assert present_shards(folder, header) == [1]
