@@ -1,6 +1,6 @@
 """What a map costs to read, as a multiple of one raw `pread` of the same bytes (warm page cache).
 
-    python -m benchmarks.read            # about 30 s; writes benchmarks/results/read.json
+    python -m benchmarks.read            # about a minute; writes benchmarks/results/read.json
 
 The readers take turns at random rows, in random order, round after round, in one process; medians are compared.
 """
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--shards", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=40, help="of one turn per reader")
+    parser.add_argument("--rounds", type=int, default=100, help="of one turn per reader")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "read.json")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
