@@ -18,18 +18,20 @@ from tokenmix_loader.trace import TracedTransform, trace
 
 Rows = npt.NDArray[np.int64]
 NO_MAP = -1
+_AS_IT_IS = TracedTransform([])
 
 
 class MapTarget(NamedTuple):
     """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
 
-    `label` and `row`: int64, [] of one image and [B] of a batch; `affine`: float64 [2, 3] or [B, 2, 3], see `align`.
-    Row -1 stands for an image without a map.
+    `label` and `row`: int64, [] of one image and [B] of a batch; `affine` float64 [2, 3] or [B, 2, 3] and `bounds`
+    float64 [4] or [B, 4]: see `align`. Row -1 stands for an image without a map.
     """
 
     label: torch.Tensor
     row: torch.Tensor
     affine: torch.Tensor
+    bounds: torch.Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MapTarget:
         """The same on `device`."""
@@ -83,11 +85,9 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
 
     def __getitem__(self, index: int) -> tuple[Any, MapTarget]:
         """Image and target; OSError, never another image, where the file cannot be read."""
-        image, affine = self._load(index), np.eye(3)[:2]
-        if self._transform is not None:
-            image, affine = self._transform(image)
+        image, affine, bounds = (self._transform or _AS_IT_IS).view(self._load(index))
         label, row = torch.tensor(self._labels[index]), torch.tensor(self._rows[index])
-        return image, MapTarget(label, row, torch.from_numpy(affine))
+        return image, MapTarget(label, row, torch.from_numpy(affine), torch.from_numpy(bounds))
 
 
 def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:

@@ -115,7 +115,7 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
     maps[missing] = 0
     views[missing] = torch.tensor([0.0, 0, 1, 1])
-    return align(maps, views, targets.affine, grid)
+    return align(maps, views, targets.affine, grid, bounds=targets.bounds)
 
 
 def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

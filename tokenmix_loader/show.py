@@ -112,16 +112,16 @@ def _choose(labels: Ints, usable: Ints, pairs: int, rng: np.random.Generator) ->
 def _crop(images: Images, chosen: list[int], rows: Ints, seed: int) -> tuple[torch.Tensor, MapTarget]:
     """Random resized and flipped crops, uint8 [B, 3, H, W], and their targets."""
     transform = trace(Compose([RandomResizedCrop(CROP_PX, scale=(0.3, 1.0)), RandomHorizontalFlip(), PILToTensor()]))
-    pixels, affines = [], []
+    views = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
         torch.manual_seed(seed)
         for row in chosen:
             with images.open(row) as file, Image.open(file) as encoded:
-                image, affine = transform(encoded.convert("RGB"))
-            pixels.append(image)
-            affines.append(torch.from_numpy(affine))
+                views.append(transform.view(encoded.convert("RGB")))
+    pixels, affines, bounds = zip(*views, strict=True)
     labels = torch.from_numpy(images.labels[chosen].astype(np.int64))
-    return torch.stack(pixels), MapTarget(labels, torch.from_numpy(rows[chosen]), torch.stack(affines))
+    places = (torch.from_numpy(np.stack(part)) for part in (affines, bounds))
+    return torch.stack(pixels), MapTarget(labels, torch.from_numpy(rows[chosen]), *places)
 
 
 def _photo(pixels: torch.Tensor) -> Image.Image:

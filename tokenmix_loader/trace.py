@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
 from torchvision.transforms.functional import get_dimensions
 
-Matrix = npt.NDArray[np.float64]
+from tokenmix_loader.affine import FLIP_X, FLIP_Y, IDENTITY, WHOLE, Affine, between_unit_squares, clip, compose
+from tokenmix_loader.augment import RECORDERS, Augmented, unknown_operations
+
+Array = npt.NDArray[np.float64]
 Transform = Callable[[Any], Any]
-# What a step made of an image, and where in the step's input that lies: 3 x 3, on unit squares.
-Traced = tuple[Any, Matrix]
 
 PIXEL_ONLY: tuple[type, ...] = (
     tv.ToTensor, tv.PILToTensor, tv.ConvertImageDtype, tv.Normalize, tv.RandomErasing,
@@ -38,30 +39,49 @@ class UntraceableTransform(TypeError):  # noqa: N818 -- says what the transform 
     """A transform has a step whose geometry cannot be recorded."""
 
 
+class View(NamedTuple):
+    """A transformed image and where it comes from, as `align` takes it.
+
+    `affine` float64 [2, 3] maps the result's unit square to that of the input, `(x, y) = affine @ (u, v, 1)`.
+    `bounds` float64 [4] is a box (x0, y0, x1, y1) in the input: nothing outside of it is visible. It is what
+    the crop left over, so it matters where something turns or moves the crop and fills up with a colour.
+    """
+
+    image: Any
+    affine: Array
+    bounds: Array
+
+
 class TracedTransform:
     """A transform that also tells where each pixel of its result comes from; made by `trace`."""
 
-    def __init__(self, steps: list[tuple[Callable[[Any, Any], Traced], Transform]]) -> None:
+    def __init__(self, steps: list[tuple[Callable[[Any, Any], Augmented], Transform]]) -> None:
         self._steps = steps
 
-    def __call__(self, image: Any) -> tuple[Any, Matrix]:
-        """The transformed image and its affine, float64 [2, 3]: `(x, y) = affine @ (u, v, 1)`.
+    def __call__(self, image: Any) -> tuple[Any, Array]:
+        """The transformed image and its affine, see `View`."""
+        return self.view(image)[:2]
 
-        (u, v) is a point of the result's unit square, (x, y) the same point in the unit square of `image`.
-        """
-        to_image = np.eye(3)
+    def view(self, image: Any) -> View:
+        """The transformed image, its affine and its bounds."""
+        to_image, bounds = IDENTITY, WHOLE
         for record, step in self._steps:
-            image, to_input = record(step, image)
-            to_image = to_image @ to_input
-        return image, to_image[:2]
+            image, moves = record(step, image)
+            for to_input in moves:
+                to_image = compose(to_image, to_input)
+                bounds = clip(bounds, to_image)
+        return View(image, np.array(to_image).reshape(2, 3), np.array(bounds))
 
 
 def trace(transform: Transform) -> TracedTransform:
     """Wrap a torchvision (v1) or timm transform; the object itself stays as it is and stays in use.
 
-    Known are Compose (nested too), Resize, ResizeKeepRatio, CenterCrop, RandomResizedCrop, timm's
-    RandomResizedCropAndInterpolation, both flips and steps that change pixels where they are (`PIXEL_ONLY`,
-    also within RandomApply). Raises UntraceableTransform naming any other step.
+    Known are everything that timm's create_transform makes for training except AugMix, and of torchvision
+    Compose, Resize, CenterCrop, RandomResizedCrop, flips, RandomRotation, RandomAffine, RandAugment,
+    TrivialAugmentWide, AutoAugment and steps that change pixels where they are (`PIXEL_ONLY`, also within
+    RandomApply). Where timm asks Pillow to posterize to 0 bits, which would raise, 1 bit is kept.
+
+    Raises UntraceableTransform naming any other step.
     """
     return TracedTransform([(_recorder(step, path), step) for path, step in _flatten(transform, "transform")])
 
@@ -73,16 +93,17 @@ def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
     return [step for steps in nested for step in steps]
 
 
-def _recorder(step: Transform, path: str) -> Callable[[Any, Any], Traced]:
+def _recorder(step: Transform, path: str) -> Callable[[Any, Any], Augmented]:
     if _is_pixel_only(step):
         return _keep_in_place
     # By exact type: a subclass may do anything.
-    if type(step) in _RECORDERS:
+    if type(step) in _RECORDERS and not unknown_operations(step):
         return _RECORDERS[type(step)]
     known = ", ".join(sorted({kind.__name__ for kind in (tv.Compose, *_RECORDERS, *PIXEL_ONLY)}))
+    found = f"{type(step).__module__}.{type(step).__qualname__}"
     raise UntraceableTransform(
         f"{path}: expected a step whose geometry can be recorded, found "
-        f"{type(step).__module__}.{type(step).__qualname__}; leave it out or use one of: {known} "
+        f"{' with '.join([found, *unknown_operations(step)[:1]])}; leave it out or use one of: {known} "
         "(a tuple of stages: join them with Compose)"
     )
 
@@ -93,29 +114,38 @@ def _is_pixel_only(step: Any) -> bool:
     return type(step) in PIXEL_ONLY
 
 
-def _keep_in_place(step: Transform, image: Any) -> Traced:
-    return step(image), np.eye(3)
+def _keep_in_place(step: Transform, image: Any) -> Augmented:
+    return step(image), []
 
 
-def _record_random_crop(step: Any, image: Any) -> Traced:
-    boxes = []
+def _record_random_crop(step: Any, image: Any) -> Augmented:
+    result, (top, left, height, width) = _with_params(step, image)
+    return result, [_crop(image, left, top, width, height)]
+
+
+def _record_crop_or_pad(step: Any, image: Any) -> Augmented:
+    result, (top, left) = _with_params(step, image)
+    return result, [_crop(image, left, top, *step.size[::-1])]
+
+
+def _with_params(step: Any, image: Any) -> tuple[Any, Any]:
+    """The step's result, and what its `get_params` drew for it."""
+    drawn = []
 
     def remember(*args: Any) -> Any:
-        boxes.append(step.get_params(*args))
-        return boxes[-1]
+        drawn.append(step.get_params(*args))
+        return drawn[-1]
 
     spy = copy.copy(step)  # the user's object, and other threads that use it, see nothing of this
     spy.get_params = remember
-    result = spy(image)
-    top, left, height, width = boxes[0]
-    return result, _crop(image, left, top, width, height)
+    return spy(image), drawn[0]
 
 
-def _record_center_crop(step: Any, image: Any) -> Traced:
+def _record_center_crop(step: Any, image: Any) -> Augmented:
     _, height, width = get_dimensions(image)
     crop_height, crop_width = step.size
     left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
-    return step(image), _crop(image, left, top, crop_width, crop_height)
+    return step(image), [_crop(image, left, top, crop_width, crop_height)]
 
 
 def _centre_offset(size: int, crop: int) -> int:
@@ -123,32 +153,34 @@ def _centre_offset(size: int, crop: int) -> int:
     return round((size - crop) / 2.0) if crop <= size else -((crop - size) // 2)
 
 
-def _crop(image: Any, left: int, top: int, width: int, height: int) -> Matrix:
+def _crop(image: Any, left: int, top: int, width: int, height: int) -> Affine:
     _, image_height, image_width = get_dimensions(image)
-    scale_x, scale_y = width / image_width, height / image_height
-    return np.array([[scale_x, 0, left / image_width], [0, scale_y, top / image_height], [0, 0, 1]])
+    return between_unit_squares((1, 0, left, 0, 1, top), (width, height), (image_width, image_height))
 
 
-def _record_horizontal_flip(step: Transform, image: Any) -> Traced:
-    return _record_flip(step, image, np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]))
+def _record_horizontal_flip(step: Transform, image: Any) -> Augmented:
+    return _record_flip(step, image, FLIP_X)
 
 
-def _record_vertical_flip(step: Transform, image: Any) -> Traced:
-    return _record_flip(step, image, np.array([[1.0, 0, 0], [0, -1, 1], [0, 0, 1]]))
+def _record_vertical_flip(step: Transform, image: Any) -> Augmented:
+    return _record_flip(step, image, FLIP_Y)
 
 
-def _record_flip(step: Transform, image: Any, flipped: Matrix) -> Traced:
+def _record_flip(step: Transform, image: Any, flipped: Affine) -> Augmented:
     result = step(image)
     # A flip that does not happen returns the very object that it was given.
-    return result, np.eye(3) if result is image else flipped
+    return result, [] if result is image else [flipped]
 
 
-_RECORDERS: dict[type, Callable[[Any, Any], Traced]] = {
+_RECORDERS: dict[type, Callable[[Any, Any], Augmented]] = {
     tv.Resize: _keep_in_place,
     timm_transforms.ResizeKeepRatio: _keep_in_place,
     tv.CenterCrop: _record_center_crop,
+    timm_transforms.CenterCropOrPad: _record_center_crop,
+    timm_transforms.RandomCropOrPad: _record_crop_or_pad,
     tv.RandomResizedCrop: _record_random_crop,
     timm_transforms.RandomResizedCropAndInterpolation: _record_random_crop,
     tv.RandomHorizontalFlip: _record_horizontal_flip,
     tv.RandomVerticalFlip: _record_vertical_flip,
+    **RECORDERS,
 }

@@ -202,3 +202,19 @@ def test_bad_input_is_refused_with_what_was_expected(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         align(torch.ones(3, 4, 4), views, affines, grid)
+
+
+@given(seeds, st.floats(0, 1), st.booleans(), st.booleans())
+def test_bounds_part_what_is_seen(seed: int, cut: float, along_y: bool, oblique: bool) -> None:
+    maps, views, affines = random_maps(seed, (4, 5)), random_views(seed, low=-0.1, high=1.1), random_crops(seed)
+    affines[:, 0, 1] += 0.2 * oblique
+    bounds = torch.tensor([[0.0, 0, 1, 1]] * 2).double()
+    bounds[0, 2 + int(along_y)] = bounds[1, int(along_y)] = cut
+    near, far = (align(maps, views, affines, (3, 4), bounds=part.expand(3, 4)) for part in bounds)
+    np.testing.assert_allclose(near + far, align(maps, views, affines, (3, 4)), atol=1e-5)
+
+
+def test_bounds_end_in_the_middle_of_a_token() -> None:
+    bounds = torch.tensor([[0.25, 0, 0.75, 0.5]])
+    tokens = align(torch.ones(1, 4, 4), WHOLE[None], IDENTITY[None], (2, 2), bounds=bounds)
+    np.testing.assert_allclose(tokens, [[[2, 2], [0, 0]]])

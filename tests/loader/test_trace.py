@@ -1,6 +1,5 @@
 import copy
 import pickle
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +8,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from timm.data import create_transform
 from timm.data import transforms as timm_tv
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
+from tests.loader.tracing import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
 
 GEOMETRY: dict[str, Callable[[], Any]] = {
     "resize": lambda: tv.Resize(90),
     "squash": lambda: tv.Resize((80, 120)),
     "keep ratio": lambda: timm_tv.ResizeKeepRatio(100, random_scale_prob=0.5, random_aspect_prob=0.5),
+    "timm centre or pad": lambda: timm_tv.CenterCropOrPad((71, 260)),
+    "timm crop or pad": lambda: timm_tv.RandomCropOrPad((71, 260)),
     "centre": lambda: tv.CenterCrop((71, 90)),
     "centre, padded": lambda: tv.CenterCrop((171, 200)),
     "crop": lambda: tv.RandomResizedCrop((60, 80)),
@@ -53,33 +54,6 @@ def build(names: list[str], finish: str, nested: bool) -> tv.Compose:
     return tv.Compose([tv.Compose(steps), *FINISH[finish]()] if nested else [*steps, *FINISH[finish]()])
 
 
-def ramps(width: int = 220, height: int = 160) -> Image.Image:
-    """Red is the pixel's column, green its row."""
-    row, column = np.mgrid[:height, :width]
-    return Image.fromarray(np.stack((column, row, 0 * row), axis=2).astype(np.uint8))
-
-
-def seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 -- transforms draw from the global generators
-    torch.manual_seed(seed)
-
-
-def next_draws() -> tuple[float, float, float]:
-    return random.random(), float(np.random.random()), float(torch.rand(1))  # noqa: NPY002
-
-
-def assert_same_run(transform: Any, seed: int) -> None:
-    traced = trace(transform)
-    seed_all(seed)
-    plain = [np.asarray(transform(ramps())) for _ in range(2)]
-    after_plain = next_draws()
-    seed_all(seed)
-    traced_images = [np.asarray(traced(ramps())[0]) for _ in range(2)]
-    assert next_draws() == after_plain
-    np.testing.assert_array_equal(traced_images, plain)
-
-
 @given(pipelines, st.integers(0, 2**31))
 def test_images_and_random_streams_are_those_of_the_transform(pipeline: tuple[list[str], str, bool], seed: int) -> None:
     names, finish, nested = pipeline
@@ -95,6 +69,10 @@ TIMM: dict[str, dict[str, Any]] = {
         "gaussian_blur_prob": 0.5, "interpolation": "random",
     },
     "no augmentation": {"is_training": True, "no_aug": True},
+    "train, RandAugment": {"is_training": True, "auto_augment": "rand-m5-mstd0.5", "re_prob": 0.25},
+    "train, 3-Augment": {"is_training": True, "auto_augment": "3a", "color_jitter": 0.3},
+    "train, keep ratio": {"is_training": True, "train_crop_mode": "rkrc"},
+    "train, keep ratio, random": {"is_training": True, "train_crop_mode": "rkrr"},
     "evaluation": {"is_training": False},
     "evaluation, squash": {"is_training": False, "crop_mode": "squash", "crop_pct": 0.956},
     "evaluation, oblong": {"is_training": False, "input_size": (3, 96, 128)},
@@ -106,23 +84,6 @@ def test_timm_s_transforms_work_unchanged(name: str) -> None:
     transform = create_transform(**({"input_size": 64} | TIMM[name]))
     for seed in range(6):
         assert_same_run(transform, seed)
-
-
-def landmark_errors_px(transform: Any, seed: int) -> torch.Tensor:
-    """How far the affine is from what the pixels themselves say, in source pixels, off the borders."""
-    image = ramps()
-    seed_all(seed)
-    pixels, affine = trace(tv.Compose([transform, tv.PILToTensor()]))(image)
-    height, width = pixels.shape[1:]
-    v, u = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    x, y = torch.from_numpy(affine) @ torch.stack((u, v, torch.ones_like(u))).double().flatten(1)
-    expected = torch.stack((x * image.width, y * image.height)) - 0.5
-    shown = pixels[:2].flatten(1)
-    # Resampling clamps at the borders of what it is given: leave out an eighth on every side.
-    inner = ((u - 0.5).abs() < 0.375) & ((v - 0.5).abs() < 0.375)
-    in_image = (x > 0.03) & (x < 0.97) & (y > 0.03) & (y < 0.97)
-    errors: torch.Tensor = (shown - expected).abs()
-    return errors[:, inner.flatten() & in_image]
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
@@ -188,10 +149,10 @@ class MyFlip(tv.RandomHorizontalFlip):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("transform", "named"),
     [
-        (create_transform(32, is_training=True, auto_augment="rand-m9"), r"transforms\[2\].*RandAugment"),
-        (tv.AutoAugment(), "AutoAugment"),
-        (tv.RandomAffine(10), "RandomAffine"),
-        (tv.Compose([tv.Resize(8), tv.Compose([tv.RandomRotation(5)])]), r"transforms\[1\].transforms\[0\].*Rotation"),
+        (create_transform(32, is_training=True, auto_augment="augmix-m3"), r"transforms\[2\].*AugMixAugment"),
+        (tv.AugMix(), "AugMix"),
+        (tv.Compose([tv.Resize(8), tv.Compose([tv.RandomPerspective()])]), r"transforms\[1\].transforms\[0\].*Persp"),
+        (tv.ElasticTransform(), "ElasticTransform"),
         (tv.RandomApply([tv.RandomHorizontalFlip()]), "RandomApply"),
         (tv.RandomCrop(8, padding=2), "RandomCrop"),
         (v2.RandomHorizontalFlip(), r"v2\._geometry\.RandomHorizontalFlip"),

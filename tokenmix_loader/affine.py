@@ -1,0 +1,40 @@
+"""Affine maps between unit squares as six floats, (x, y) = (a u + b v + c, d u + e v + f).
+
+Plain floats, because there are a few of them per image: a numpy product of 3 x 3 costs five times as much.
+"""
+
+from __future__ import annotations
+
+Affine = tuple[float, float, float, float, float, float]
+Box = tuple[float, float, float, float]
+
+IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+FLIP_X: Affine = (-1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
+FLIP_Y: Affine = (1.0, 0.0, 0.0, 0.0, -1.0, 1.0)
+
+
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """First `inner`, then `outer`."""
+    a, b, c, d, e, f = outer
+    p, q, r, s, t, u = inner
+    return (a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f)
+
+
+def between_unit_squares(pixels: Affine, of: tuple[int, int], to: tuple[int, int]) -> Affine:
+    """The same map as `pixels`, which goes from an image of size `of` to one of size `to`, (width, height) in px."""
+    a, b, c, d, e, f = pixels
+    (u, v), (x, y) = of, to
+    return (a * u / x, b * v / x, c / x, d * u / y, e * v / y, f / y)
+
+
+def clip(box: Box, frame: Affine) -> Box:
+    """The part of a box (x0, y0, x1, y1) in which `frame` may map the unit square: exact for an upright frame."""
+    a, b, c, d, e, f = frame
+    x0, y0, x1, y1 = box
+    return (
+        max(x0, c + min(a, 0.0) + min(b, 0.0)),
+        max(y0, f + min(d, 0.0) + min(e, 0.0)),
+        min(x1, c + max(a, 0.0) + max(b, 0.0)),
+        min(y1, f + max(d, 0.0) + max(e, 0.0)),
+    )
