@@ -1,10 +1,12 @@
 """Inside a training loop: maps -> tokens -> masks -> TokenMix targets."""
 
 from tokenmix_loader._store import MapStore
+from tokenmix_loader.collate import TokenMixCollate
 from tokenmix_loader.dataset import MapDataset, MapTarget
 from tokenmix_loader.geometry import align
 from tokenmix_loader.masks import sample_masks
-from tokenmix_loader.mixup import TokenMix, mix_images, read_tokens
+from tokenmix_loader.mixup import TokenMix, mix_images
+from tokenmix_loader.recipe import Recipe, read_tokens
 from tokenmix_loader.targets import dense_targets, evidence, mix_scores, mix_targets, normalise
 from tokenmix_loader.trace import TracedTransform, UntraceableTransform, trace
 
@@ -12,7 +14,9 @@ __all__ = [
     "MapDataset",
     "MapStore",
     "MapTarget",
+    "Recipe",
     "TokenMix",
+    "TokenMixCollate",
     "TracedTransform",
     "UntraceableTransform",
     "align",

@@ -1,0 +1,129 @@
+"""What is done to a batch: mixed how, with which masks, scored how (TokenMix, Sec. 3; Mixup: arXiv 1710.09412)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tokenmix_loader._store import MapStore
+from tokenmix_loader.dataset import NO_MAP, MapTarget
+from tokenmix_loader.geometry import align
+from tokenmix_loader.masks import KINDS, sample_masks
+from tokenmix_loader.shapes import Grid, require_choice
+from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets, normalise
+from tokenmix_loader.targets import evidence as evidence_of
+
+Box = tuple[int, int, int, int]
+
+
+class Draw(NamedTuple):
+    """What chance made of one batch. Partners are the batch in reverse order, as in timm.
+
+    `share`: of image a in every pixel. `masks` [B, gh, gw]: how much of each token comes from a, in TokenMix
+    all (True) or nothing. `box` (top, bottom, left, right) in px: what CutMix takes from b.
+    """
+
+    share: float = 1.0
+    masks: torch.Tensor | None = None
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of `TokenMix` and `TokenMixCollate`.
+
+    `grid` (gh, gw) is the student's. A batch is mixed with probability `prob`; of those, the share
+    `switch_prob` by TokenMix, the rest by Mixup: as in timm, where it is the share of CutMix. `mixup_alpha` = 0
+    leaves Mixup out. `kind`, `kept` and `mask_options` are those of `sample_masks`; `kind="cutmix"` cuts timm's
+    rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, and scores it by the maps all the same (TokenMix,
+    Table 7). `evidence` is `evidence`'s kind; `supervision`, `smoothing` and `min_evidence` are `mix_targets`'.
+
+    Raises ValueError for a setting out of range.
+    """
+
+    num_classes: int
+    grid: Grid
+    kind: str = "block"
+    kept: float = 0.5
+    evidence: str = "logit"
+    supervision: str = "tokenmix"
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    switch_prob: float = 0.5
+    prob: float = 1.0
+    smoothing: float = 0.1
+    min_evidence: float = MIN_EVIDENCE
+    mask_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_choice("TokenMix: kind", self.kind, (*KINDS, "cutmix"))
+        require_choice("TokenMix: evidence", self.evidence, tuple(EVIDENCE))
+        require_choice("TokenMix: supervision", self.supervision, SUPERVISIONS)
+        for name in ("switch_prob", "prob", "smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"TokenMix: {name}: expected a share from 0 to 1, found {getattr(self, name)}; change the setting"
+                )
+        self.draw(np.random.default_rng(0), 1, self.grid)  # a wrong option fails here, not in the loop
+
+    def draw(self, rng: np.random.Generator, batch: int, size: tuple[int, int]) -> Draw:
+        """Chance for one batch of B images of `size` (height, width) in px."""
+        if rng.random() >= self.prob:
+            return Draw()
+        if self.mixup_alpha > 0 and rng.random() >= self.switch_prob:
+            return Draw(share=rng.beta(self.mixup_alpha, self.mixup_alpha))
+        if self.kind == "cutmix":
+            box = _draw_box(rng, size, rng.beta(self.cutmix_alpha, self.cutmix_alpha))
+            return Draw(masks=_left_over(box, size, self.grid).expand(batch, *self.grid), box=box)
+        masks = sample_masks(rng, batch, self.grid, self.kind, kept=self.kept, **self.mask_options)
+        return Draw(masks=masks)
+
+    def targets(self, draw: Draw, store: MapStore, given: MapTarget) -> torch.Tensor:
+        """Dense targets of the mixed batch, float32 [B, K], on the CPU, where `given` has to be."""
+        dense: dict[str, Any] = {"num_classes": self.num_classes, "smoothing": self.smoothing}
+        if draw.masks is None:
+            shares = torch.full(given.label.shape, draw.share)
+            return dense_targets((shares, 1 - shares), (given.label, given.label.flip(0)), **dense)
+        partner = torch.arange(len(given.label)).flip(0)
+        by_area = self.supervision == "area"
+        tokens = draw.masks if by_area else read_tokens(store, given, self.grid, self.evidence)
+        scoring: dict[str, Any] = {"supervision": self.supervision, "min_evidence": self.min_evidence}
+        return mix_targets(tokens, draw.masks, given.label, partner, **dense, **scoring)
+
+
+def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
+    """The evidence in each token of a batch of crops, float32 [B, gh, gw]; it sums to what the crop holds of 1.
+
+    `targets` is a batch on the CPU. Images without a map have no evidence.
+    """
+    # Any row can stand in for a missing one, but the view of an unreadable image is empty: replace both.
+    missing = targets.row == NO_MAP
+    rows = targets.row.where(~missing, 0).numpy()
+    maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
+    maps[missing] = 0
+    views[missing] = torch.tensor([0.0, 0, 1, 1])
+    return align(maps, views, targets.affine, grid, bounds=targets.bounds)
+
+
+def _draw_box(rng: np.random.Generator, size: tuple[int, int], kept: float) -> Box:
+    """CutMix's rectangle: of the image's aspect, 1 - kept in area, its middle anywhere, cut at the borders."""
+    edges: list[int] = []
+    for side in size:
+        length = int(side * np.sqrt(1 - kept))
+        middle = int(rng.integers(side))
+        edges += [max(0, middle - length // 2), min(side, middle + (length + 1) // 2)]
+    top, bottom, left, right = edges
+    return top, bottom, left, right
+
+
+def _left_over(box: Box, size: tuple[int, int], grid: Grid) -> torch.Tensor:
+    """The share of each token that lies outside of the box, float32 [gh, gw]."""
+    covered = [
+        (torch.linspace(0, tokens, tokens + 1) * (side / tokens)).clamp(near, far).diff() * (tokens / side)
+        for near, far, side, tokens in zip(box[::2], box[1::2], size, grid, strict=True)
+    ]
+    return 1 - covered[0][:, None] * covered[1]
