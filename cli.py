@@ -208,13 +208,13 @@ def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
 
     from extract.job import JobOptions
     from extract.teacher import Teacher, TeacherSpec, parse_model_arg
-    from extract.worker import Worker
+    from extract.worker import Worker, local_device
 
     names = {field.name for field in dataclasses.fields(TeacherSpec)}
     spec = {name: value for name, value in given.items() if name in names}
     spec["name"] = given["teacher"]
     spec["model_args"] = dict(parse_model_arg(text) for text in given["model_args"])
-    spec["device"] = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    spec["device"] = local_device(given["device"], torch.cuda.device_count())
     options = JobOptions(
         dtype=given["dtype"],
         shard_rows=given["shard_size"],

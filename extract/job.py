@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,8 @@ from torch.utils.data import DataLoader
 from extract.errors import ExtractError, ImagesError, TeacherError
 from extract.images import ImageList
 from extract.preprocess import Batch, Decoder
+from extract.publisher import Publisher
+from extract.shard_queue import ShardQueue
 from extract.signals import ignore_stop_signals
 from extract.teacher import LabelMaps, Teacher
 from extract.worker import Worker
@@ -31,17 +31,16 @@ from store import (
     STATUS_OK,
     STATUS_UNREADABLE,
     Header,
+    Json,
     RowBatch,
-    ShardWriter,
     create_store,
     discard_leftovers,
-    present_shards,
 )
 
 DEFAULT_SHARD_ROWS = 4096
 # Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
 START_METHOD = "fork" if sys.platform == "linux" else None
-QUEUED_BATCHES = 8  # between the teacher and the disk: bounds the memory when the disk is slower
+MAX_PAUSE_S = 5.0  # between two looks at the folder while others finish
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,24 @@ class JobOptions:
 class Progress:
     """What is known while the job runs; `seconds` counts from the first batch asked for."""
 
-    total: int  # rows of this worker's share that were missing at start
+    total: int  # rows of this worker's share that were missing at start, and those taken over from others
     done: int = 0
     correct: int = 0
     readable: int = 0
     seconds: float = 0.0
+    read_s: float = 0.0  # waiting for decoded images
+    compute_s: float = 0.0  # in the teacher
+    write_s: float = 0.0  # in the publishing thread, beside the rest
     errors: list[tuple[str, str]] = field(default_factory=list)  # key, reason
 
     @property
     def rate(self) -> float:
         """Images per second of this run."""
         return self.done / self.seconds if self.seconds else 0.0
+
+    def note(self) -> dict[str, Json]:
+        """What other processes are told with every sign of life, for `tokenmix status`."""
+        return {name: round(getattr(self, name), 1) for name in ("done", "seconds", "read_s", "compute_s", "write_s")}
 
     @property
     def top1(self) -> float:
@@ -80,7 +86,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Report:
-    """How a run ended. `complete`: every shard of this worker's share is in place."""
+    """How a run ended. `complete`: every shard of this worker's share is in place; `stopped`: not all of the store."""
 
     progress: Progress
     shards_written: int
@@ -118,9 +124,10 @@ def run_job(
     on_progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Fill this worker's share of the store; shards that are there are kept, so a second call resumes.
+    """Fill this worker's share of the store, then help the others, until no shard is missing.
 
-    `on_progress` is called after every batch; `stop` is asked before every batch and drops the shard in flight.
+    Shards that are there are kept, so a second call resumes. `on_progress` is called after every batch; `stop` is
+    asked before every batch and drops the shard in flight.
 
     Raises StoreMismatch (another configuration is stored), StoreError (cannot be written), TeacherError (NaN, or
     a logit beyond the dtype), ImagesError (an image cannot be read from the file system, or more than
@@ -130,37 +137,57 @@ def run_job(
     header = make_header(images, teacher, options)
     create_store(store, header)
     discard_leftovers(store)
-    present = set(present_shards(store, header))
-    todo = options.worker.share(shard for shard in range(header.layout.shards) if shard not in present)
-    batches = _batches(header, todo, options.batch_size)
-    progress = Progress(total=sum(len(batch) for batch in batches))
+    queue = ShardQueue(store, header, options.worker)
+    progress = Progress(total=queue.total())
     written = 0
     started = time.monotonic()
-    with _Publisher(store, header) as publisher:
-        for batch in _decoded(images, teacher, batches, options):
-            if stop():
-                break
-            rows = _row_batch(images, batch, _maps(teacher, images, batch), header)
-            _count(progress, rows, options.max_errors, header.rows)
-            written += publisher.append(batch.rows[0], rows)
-            progress.seconds = time.monotonic() - started
-            on_progress(progress)
-    progress.seconds = time.monotonic() - started
-    complete = not options.worker.share(set(range(header.layout.shards)) - set(present_shards(store, header)))
-    return Report(progress, written, complete, stopped=progress.done < progress.total)
+    with Publisher(header, queue, progress.note) as publisher:
+        while (first := _wait_for_shard(queue, stop)) is not None:
+            batches = _batches(header, queue, first, progress, options.batch_size)
+            for batch in _decoded(images, teacher, batches, progress, options):
+                if stop():
+                    break
+                rows = _row_batch(images, batch, _maps(teacher, images, batch, progress), header)
+                _count(progress, rows, options.max_errors, header.rows)
+                written += publisher.append(batch.rows[0], rows)
+                progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
+                on_progress(progress)
+            publisher.flush()
+    unfinished = queue.unfinished()
+    return Report(progress, written, not options.worker.share(unfinished), stopped=bool(unfinished))
 
 
-def _batches(header: Header, shards: list[int], batch_size: int) -> list[list[int]]:
-    """Row numbers batch by batch; the last batch of a shard may be smaller."""
-    bounds = [header.layout.bounds(shard) for shard in shards]
-    return [
-        list(range(at, min(at + batch_size, stop))) for start, stop in bounds for at in range(start, stop, batch_size)
-    ]
+def _wait_for_shard(queue: ShardQueue, stop: Callable[[], bool]) -> int | None:
+    """Claim a shard; None when all are in place, or on `stop`.
+
+    While others are at work on all that is missing, wait: should one fall silent, its shard must not be lost. That
+    takes no longer than one shard of the slowest worker.
+    """
+    pause_s = 0.1
+    while not stop():
+        if (shard := queue.take()) is not None or not queue.unfinished():
+            return shard
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+    return None
 
 
-def _decoded(images: ImageList, teacher: Teacher, batches: list[list[int]], options: JobOptions) -> Iterator[Batch]:
+def _batches(header: Header, queue: ShardQueue, first: int, progress: Progress, batch_size: int) -> Iterator[list[int]]:
+    """Row numbers batch by batch, the last of a shard perhaps smaller; a shard is claimed when the loader asks."""
+    shard: int | None = first
+    while shard is not None:
+        progress.total = queue.total()
+        start, stop = header.layout.bounds(shard)
+        for at in range(start, stop, batch_size):
+            yield list(range(at, min(at + batch_size, stop)))
+        shard = queue.take()
+
+
+def _decoded(
+    images: ImageList, teacher: Teacher, batches: Iterator[list[int]], progress: Progress, options: JobOptions
+) -> Iterator[Batch]:
     decoder = Decoder(images, teacher.preprocessing)
-    processes = min(options.workers, len(batches))
+    processes = min(options.workers, math.ceil(progress.total / options.batch_size))
     loader: DataLoader[Any] = DataLoader(
         decoder,
         batch_sampler=batches,
@@ -171,12 +198,15 @@ def _decoded(images: ImageList, teacher: Teacher, batches: list[list[int]], opti
         multiprocessing_context=START_METHOD if processes else None,
     )
     try:
+        asked = time.monotonic()
         for batch in loader:
+            progress.read_s += time.monotonic() - asked
             if batch.fault:
                 raise ImagesError(
                     f"{batch.fault}; the file system failed, not the image: check the mount and run again"
                 )
             yield batch
+            asked = time.monotonic()
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -185,8 +215,11 @@ def _decoded(images: ImageList, teacher: Teacher, batches: list[list[int]], opti
         ) from error
 
 
-def _maps(teacher: Teacher, images: ImageList, batch: Batch) -> LabelMaps:
-    return teacher.label_maps(batch.pixels, torch.from_numpy(images.labels[batch.rows].astype(np.int64)))
+def _maps(teacher: Teacher, images: ImageList, batch: Batch, progress: Progress) -> LabelMaps:
+    started = time.monotonic()
+    maps = teacher.label_maps(batch.pixels, torch.from_numpy(images.labels[batch.rows].astype(np.int64)))
+    progress.compute_s += time.monotonic() - started
+    return maps
 
 
 def _row_batch(images: ImageList, batch: Batch, maps: LabelMaps, header: Header) -> RowBatch:
@@ -234,49 +267,3 @@ def _count(progress: Progress, rows: RowBatch, max_errors: int | None, total_row
             f"expected at most {allowed} unreadable images, found {len(progress.errors)} in {progress.done}; repair "
             f"them, or accept them with --max-errors; finished shards are kept:{listed}"
         )
-
-
-class _Publisher:
-    """Appends row batches to shards in order, in one thread of its own; the last batch of a shard publishes it."""
-
-    def __init__(self, store: Path, header: Header):
-        self._store = store
-        self._header = header
-        self._writer: ShardWriter | None = None
-        self._failed = False
-        self._pending: deque[Future[None]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
-
-    def append(self, first_row: int, rows: RowBatch) -> bool:
-        """Queue a batch; True when it completes its shard. Raises what an earlier write raised."""
-        shard = first_row // self._header.shard_rows
-        last = first_row + len(rows.key) == self._header.layout.bounds(shard)[1]
-        self._pending.append(self._thread.submit(self._write, shard, rows, last))
-        while len(self._pending) > QUEUED_BATCHES or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
-        return last
-
-    def _write(self, shard: int, rows: RowBatch, last: bool) -> None:
-        if self._failed:  # what was queued behind a failed write belongs to a torn shard
-            return
-        try:
-            if self._writer is None:
-                self._writer = ShardWriter(self._store, self._header, shard)
-            self._writer.append(rows)
-            if last:
-                self._writer.publish()
-                self._writer = None
-        except BaseException:
-            self._failed = True
-            raise
-
-    def __enter__(self) -> _Publisher:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._thread.shutdown()  # writes what is queued: complete shards are published even when the job fails
-        if self._writer is not None:
-            self._writer.discard()
-        if kind is None:
-            for future in self._pending:
-                future.result()

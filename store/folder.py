@@ -84,9 +84,8 @@ def end_temporary(temporary: Path) -> None:
 
 
 def write_synced(file: Path, data: bytes | memoryview) -> None:
-    """Write a new file and wait until its content is on the disk."""
-    file.unlink(missing_ok=True)
-    with open(file, "xb") as stream:
+    """Write a file from its start, never absent meanwhile, and wait until its content is on the disk."""
+    with open(file, "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())

@@ -26,7 +26,7 @@ class ShardWriter:
         writer.append(batch)  # until the shard is full
         writer.publish()
 
-    Leaving the context without `publish` leaves nothing behind.
+    Leaving the context without `publish` leaves nothing behind. `temporary` is the file beside the shard's place.
     """
 
     def __init__(self, path: StrPath, header: Header, shard: int) -> None:
@@ -36,7 +36,7 @@ class ShardWriter:
         self._target = Path(path) / shard_name(shard)
         self._tables: list[Table] = []
         self._appended = 0
-        self._temporary = begin_temporary(self._target)
+        self.temporary = begin_temporary(self._target)
 
     def append(self, batch: RowBatch) -> None:
         """Take the next rows, copied; StoreError for a wrong dtype, shape, or row, and for too many rows."""
@@ -50,7 +50,7 @@ class ShardWriter:
 
     def beat(self, note: Mapping[str, Json]) -> None:
         """Tell those who look at the folder that this shard is being worked on; see store/claims.py."""
-        leave_note(self._temporary, note)
+        leave_note(self.temporary, note)
 
     def publish(self) -> Path:
         """Write, sync, read back and check, then rename into place; ShardError if anything is not as given."""
@@ -59,11 +59,11 @@ class ShardWriter:
                 f"{self._target}: expected {self._rows} rows, found {self._appended}; append the rest first"
             )
         table = {name: np.concatenate([part[name] for part in self._tables]) for name in self._tables[0]}
-        write_synced(self._temporary, shard_image(self._header, self._shard, table))
-        problems = check_shard(self._temporary, self._header, self._shard)
+        write_synced(self.temporary, shard_image(self._header, self._shard, table))
+        problems = check_shard(self.temporary, self._header, self._shard)
         if problems:
-            raise ShardError(f"{self._temporary}: read back wrong: {problems[0]}; check the disk")
-        os.replace(self._temporary, self._target)
+            raise ShardError(f"{self.temporary}: read back wrong: {problems[0]}; check the disk")
+        os.replace(self.temporary, self._target)
         self.discard()
         sync_folder(self._target.parent)
         return self._target
@@ -81,4 +81,4 @@ class ShardWriter:
     def discard(self) -> None:
         """Drop the rows and the temporary file; nothing happens after `publish`."""
         self._tables.clear()
-        end_temporary(self._temporary)
+        end_temporary(self.temporary)

@@ -78,14 +78,14 @@ def test_same_bytes_with_other_decoding_processes(images: ImageList, teacher: Te
     assert shard_bytes(tmp_path / "none") == shard_bytes(tmp_path / "two")
 
 
-def test_shares_of_two_workers_make_the_whole_store(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
-    run(images, tmp_path / "alone", teacher)
-    assert run(images, tmp_path / "maps", teacher, worker=Worker(1, 2)).complete
-    assert len(shard_bytes(tmp_path / "maps")) == 2
-    with pytest.raises(StoreError, match="expected 4 shards, found 2"):
-        MapStore(tmp_path / "maps")
-    run(images, tmp_path / "maps", teacher, worker=Worker(0, 2))
-    assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
+def test_a_worker_that_runs_out_does_the_rest(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    report = run(
+        images, tmp_path / "maps", teacher, worker=Worker(1, 2), on_progress=lambda p: seen.append((p.done, p.total))
+    )
+    assert (report.shards_written, report.complete, report.stopped) == (4, True, False)
+    assert (seen[0], seen[-1]) == ((2, 8), (18, 18))  # its share are rows 5-9 and 15-17
+    assert verify(tmp_path / "maps").ok
 
 
 def test_resume_reads_only_what_is_missing(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
@@ -144,7 +144,8 @@ def test_another_image_folder_is_refused(images: ImageList, teacher: Teacher, tm
 
 
 def test_a_moved_image_folder_resumes(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
-    run(images, tmp_path / "maps", teacher, worker=Worker(0, 2))
+    run(images, tmp_path / "maps", teacher)
+    (tmp_path / "maps" / "shard-00002.h5").unlink()
     moved = images.root.rename(tmp_path / "elsewhere")
     assert run(list_images(moved), tmp_path / "maps", teacher).complete
 
@@ -301,6 +302,21 @@ def test_sigkill_costs_the_shard_in_flight_only(
     assert run(images, tmp_path / "maps", teacher).complete
     assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
     assert verify(tmp_path / "maps").problems == ()  # nor are there left-over files
+
+
+def test_started_twice_at_once(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    """The same job, by mistake or on purpose: both end well, and share the work."""
+    run(images, tmp_path / "alone", teacher)
+    _unread, progress = FORKS.Pipe(duplex=False)
+    arguments = (images.root, tmp_path / "maps", progress)
+    children = [FORKS.Process(target=job_in_a_child, args=arguments) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
+    assert verify(tmp_path / "maps").problems == ()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
