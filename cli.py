@@ -8,67 +8,27 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from extract.options import FOLDER, MAX_ERRORS, STORE, given_arguments, job_options, slurm_options
+
 if TYPE_CHECKING:
     from extract.job import JobOptions, Report
     from extract.teacher import Teacher
     from store import Header
-
-Command = Callable[..., None]
-FOLDER = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="tokenmix-maps")
 def main() -> None:
     """Teacher activation maps, computed once, as exact TokenMix targets."""
-
-
-def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """`448` or `448x320` (height x width) -> (height, width)."""
-    if value is None:
-        return None
-    sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
-    return int(sides[0]), int(sides[-1])
-
-
-JOB_OPTIONS = [
-    click.argument("images", type=FOLDER),
-    click.option("--teacher", required=True, help="A timm model; also hf-hub:NAME or local-dir:PATH."),
-    click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
-    click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
-    click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),
-    click.option("--num-classes", type=click.IntRange(1), help="Classes of the checkpoint's head."),
-    click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Passed to timm; repeatable."),
-    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
-    click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
-    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
-    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
-    click.option("--kind", type=click.Choice(["label"]), default="label", help="What to store per image."),
-    click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True),
-    click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
-    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
-    click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
-    click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
-    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
-]
-
-
-def job_options(command: Command) -> Command:
-    """The options that `plan` and `extract` share."""
-    for option in reversed(JOB_OPTIONS):
-        command = option(command)
-    return command
 
 
 @main.command()
@@ -91,9 +51,9 @@ def plan(**given: Any) -> None:
 
 @main.command()
 @job_options
-@click.argument("store", type=FOLDER)
+@STORE
 @click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")
-@click.option("--max-errors", type=click.IntRange(0), help="Unreadable images to accept; default: 0.1 % of the rows.")
+@MAX_ERRORS
 def extract(store: Path, **given: Any) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
     with user_errors():
@@ -116,7 +76,33 @@ def extract(store: Path, **given: Any) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER)
+@job_options
+@STORE
+@MAX_ERRORS
+@slurm_options
+@click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
+def submit(store: Path, dry_run: bool, **given: Any) -> None:
+    """Run `extract` as a Slurm array, after checking that it would start."""
+    with user_errors():
+        from extract.slurm import SlurmOptions, max_array_size, render_arrays, submit_arrays
+
+        names = {field.name for field in dataclasses.fields(SlurmOptions)}
+        asked = {name: value for name, value in given.items() if name in names and value is not None}
+        asked.setdefault("log_dir", Path(f"{store.absolute()}.logs"))
+        asked.setdefault("command", _this_command())
+        slurm = SlurmOptions(**asked)
+        _check_submission(store, slurm.tasks, given)
+        arguments = given_arguments(click.get_current_context(), leave_out={*names, "dry_run"})
+        scripts = render_arrays(slurm, store, arguments, max_array_size())
+        if dry_run:
+            click.echo("\n".join(scripts), nl=False)
+            return
+        for job in submit_arrays(scripts, slurm.log_dir):
+            click.echo(f"submitted array {job}; see `tokenmix status {store}` and {slurm.log_dir}")
+
+
+@main.command()
+@STORE
 @click.option("--images", type=FOLDER, help="Also check that this folder holds the same images and labels.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 def verify(store: Path, images: Path | None, class_map: Path | None) -> None:
@@ -135,7 +121,7 @@ def verify(store: Path, images: Path | None, class_map: Path | None) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER)
+@STORE
 @click.option("--json", "as_json", is_flag=True, help="The whole header and the state, for programs.")
 def info(store: Path, as_json: bool) -> None:
     """What STORE contains, and how it was made."""
@@ -157,7 +143,7 @@ def info(store: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER)
+@STORE
 @click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The PNG to write.")
@@ -224,6 +210,27 @@ def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         max_errors=given.get("max_errors"),
     )
     return Teacher(TeacherSpec(**spec)), options
+
+
+def _this_command() -> str:
+    script = Path(sys.executable).with_name("tokenmix")
+    return shlex.quote(str(script)) if script.exists() else "tokenmix"
+
+
+def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:
+    """What `extract` would refuse, in front of the user and not in a log file hours later."""
+    from extract.errors import ExtractError
+    from extract.images import list_images
+    from extract.plan import missing_shards
+
+    images = list_images(given["images"], given["class_map"])
+    missing = missing_shards(images, store, *_prepare({**given, "device": "cpu"}))
+    _say(f"{len(images)} images, {missing} shards to do, {tasks} workers")
+    if tasks > missing:
+        raise ExtractError(
+            f"--tasks {tasks}: expected at most one worker per shard that is missing, found {missing} of those; "
+            "give fewer tasks, or a new store with a smaller --shard-size"
+        )
 
 
 def _describe(header: Header) -> None:

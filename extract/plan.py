@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -13,7 +14,7 @@ from extract.images import ImageList
 from extract.job import JobOptions, make_header
 from extract.preprocess import Decoder
 from extract.teacher import Teacher
-from store import Header, row_nbytes
+from store import HEADER_FILE, Header, present_shards, read_header, row_nbytes
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ def make_plan(images: ImageList, teacher: Teacher, options: JobOptions) -> Plan:
         decode_rate=_decode_rate(images, teacher) * max(1, options.workers),
         teacher_rate=_teacher_rate(teacher, options.batch_size),
     )
+
+
+def missing_shards(images: ImageList, store: Path, teacher: Teacher, options: JobOptions) -> int:
+    """How many shards the job would have to do; writes nothing. Raises what the job would raise at its start."""
+    header = make_header(images, teacher, options)
+    if not (store / HEADER_FILE).exists():
+        return header.layout.shards
+    read_header(store).require(header, store)
+    return header.layout.shards - len(present_shards(store, header))
 
 
 def _decode_rate(images: ImageList, teacher: Teacher, seconds: float = 2.0) -> float:

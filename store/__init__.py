@@ -9,12 +9,13 @@ from store.header import Header, Json
 from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
 from store.rows import RowBatch, list_digest, row_nbytes
-from store.spec import FORMAT_NAME, FORMAT_VERSION, STATUS_OK, STATUS_UNREADABLE
+from store.spec import FORMAT_NAME, FORMAT_VERSION, HEADER_FILE, STATUS_OK, STATUS_UNREADABLE
 from store.writer import ShardWriter
 
 __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "HEADER_FILE",
     "STATUS_OK",
     "STATUS_UNREADABLE",
     "Claim",

@@ -1,0 +1,109 @@
+"""Options that several commands share; imported by `tokenmix --help`, so nothing heavy here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+Command = Callable[..., None]
+FOLDER = click.Path(path_type=Path)
+
+
+def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`448` or `448x320` (height x width) -> (height, width)."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
+    return int(sides[0]), int(sides[-1])
+
+
+JOB_OPTIONS = [
+    click.argument("images", type=FOLDER),
+    click.option("--teacher", required=True, help="A timm model; also hf-hub:NAME or local-dir:PATH."),
+    click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
+    click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
+    click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),
+    click.option("--num-classes", type=click.IntRange(1), help="Classes of the checkpoint's head."),
+    click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Passed to timm; repeatable."),
+    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
+    click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
+    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
+    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
+    click.option("--kind", type=click.Choice(["label"]), default="label", help="What to store per image."),
+    click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True),
+    click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
+    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+    click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
+    click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
+    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
+]
+
+
+STORE = click.argument("store", type=FOLDER)
+MAX_ERRORS = click.option(
+    "--max-errors", type=click.IntRange(0), help="Unreadable images to accept; default: 0.1 % of the rows."
+)
+
+SLURM_OPTIONS = [
+    click.option("--tasks", type=click.IntRange(1), required=True, help="Workers: the length of the array."),
+    click.option("--parallel", type=click.IntRange(1), help="Of these at the same time."),
+    click.option("--partition"),
+    click.option("--account"),
+    click.option("--qos"),
+    click.option("--time", metavar="[D-]HH:MM:SS", help="Limit per task; whatever is left then is requeued."),
+    click.option("--gpus", metavar="[TYPE:]N", help="Per task."),
+    click.option("--cpus-per-task", type=click.IntRange(1), help="As many as decoding processes, and one."),
+    click.option("--mem", metavar="SIZE", help="Per task."),
+    click.option("--constraint"),
+    click.option("--warn", "warn_s", type=click.IntRange(1), default=120, show_default=True, metavar="SECONDS",
+                 help="Before the time limit: longer than a few batches take."),
+    click.option("--setup", multiple=True, metavar="LINE", help="Shell line before the command; repeatable."),
+    click.option("--command", metavar="TEXT", help="Instead of this `tokenmix`: 'apptainer exec --nv X tokenmix'."),
+    click.option("--log-dir", type=FOLDER, help="Default: STORE.logs, beside the store."),
+    click.option("--sbatch-arg", "sbatch_args", multiple=True, metavar="TEXT", help="Any other, as --exclude=n7."),
+]  # fmt: skip
+
+
+def job_options(command: Command) -> Command:
+    """The options that `plan`, `extract` and `submit` share."""
+    return _with(JOB_OPTIONS, command)
+
+
+def slurm_options(command: Command) -> Command:
+    """The options of `submit` that are Slurm's."""
+    return _with(SLURM_OPTIONS, command)
+
+
+def given_arguments(ctx: click.Context, leave_out: Container[str]) -> list[str]:
+    """The command line again, in absolute paths: what the user gave, but for the parameters `leave_out`."""
+    parts: list[str] = []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name not in leave_out and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            value = ctx.params[name]
+            for one in value if parameter.multiple else [value]:
+                parts += _spelled(parameter, one)
+    return parts
+
+
+def _spelled(parameter: click.Parameter, value: Any) -> list[str]:
+    if isinstance(value, Path):
+        value = value.absolute()
+    if isinstance(value, tuple):  # --input-size
+        value = "x".join(map(str, value))
+    if isinstance(parameter, click.Argument):
+        return [str(value)]
+    return [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+
+
+def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,139 @@
+"""The job as a Slurm array: one array task is one worker. Rendering is a pure function of the options."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extract.errors import ExtractError
+
+# What Slurm is told about the array, where the option is given.
+_DIRECTIVES = ("partition", "account", "qos", "time", "gpus", "cpus_per_task", "mem", "constraint")
+
+_SCRIPT = """\
+#!/bin/bash
+{directives}
+
+set -e
+{setup}
+set +e
+
+worker="$((SLURM_ARRAY_TASK_ID + {first}))/{total}"
+{command} --worker "$worker" &
+child=$!
+# Before the time limit and at preemption Slurm warns this shell, which passes it on. A finished shard is kept.
+trap 'kill -USR1 "$child"' USR1
+trap 'kill -TERM "$child"' TERM
+# A signal ends `wait` before the child does, so it is asked again.
+for _ in 1 2 3 4 5; do
+    wait "$child"
+    status=$?
+    [ "$status" -le 128 ] && break
+done
+
+# 75: stopped, not done. Above 128: killed, perhaps for its memory; that is tried again, but not for ever.
+again=no
+[ "$status" -eq 75 ] && again=yes
+[ "$status" -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 3 ] && again=yes
+# A cancelled job is no longer running.
+if [ "$again" = yes ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What `tokenmix submit` asks of Slurm; None leaves it to the cluster's defaults."""
+
+    tasks: int
+    log_dir: Path
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    gpus: str | None = None
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    constraint: str | None = None
+    parallel: int | None = None  # array tasks that may run at the same time
+    warn_s: int = 120  # before the time limit
+    setup: tuple[str, ...] = ()  # lines of shell before the command
+    command: str = "tokenmix"  # perhaps behind a container's
+    sbatch_args: tuple[str, ...] = ()
+
+
+def job_name(store: Path) -> str:
+    """Of all arrays of one store, on any day: by it `tokenmix status` finds them."""
+    path = str(store.absolute())
+    return f"tokenmix-{store.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+
+def render_arrays(options: SlurmOptions, store: Path, arguments: Sequence[str], limit: int | None = None) -> list[str]:
+    """One script, or several where `limit`, the cluster's MaxArraySize, is below the number of tasks.
+
+    `arguments` are those of `tokenmix extract`. The worker is given explicitly, so that a task keeps its share
+    when some tasks of an array are submitted again by hand.
+    """
+    step = min(limit or options.tasks, options.tasks)
+    starts = range(0, options.tasks, step)
+    return [_render(options, store, arguments, first, min(step, options.tasks - first)) for first in starts]
+
+
+def _render(options: SlurmOptions, store: Path, arguments: Sequence[str], first: int, count: int) -> str:
+    command = " ".join([options.command, "extract", *map(shlex.quote, arguments)])
+    return _SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(options, store, count)),
+        setup="\n".join(options.setup) or ":",
+        first=first,
+        total=options.tasks,
+        command=command,
+    )
+
+
+def _directives(options: SlurmOptions, store: Path, count: int) -> list[str]:
+    at_once = f"%{options.parallel}" if options.parallel else ""
+    given = [(name.replace("_", "-"), getattr(options, name)) for name in _DIRECTIVES]
+    return [
+        f"--job-name={job_name(store)}",
+        f"--array=0-{count - 1}{at_once}",
+        "--nodes=1",
+        "--ntasks=1",
+        *(f"--{name}={value}" for name, value in given if value is not None),
+        f"--signal=B:USR1@{options.warn_s}",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={options.log_dir / '%x-%A_%a.log'}",
+        *options.sbatch_args,
+    ]
+
+
+def max_array_size() -> int | None:
+    """The cluster's MaxArraySize; None where no Slurm answers."""
+    if shutil.which("scontrol") is None:
+        return None
+    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def submit_arrays(scripts: Sequence[str], log_dir: Path) -> list[str]:
+    """Give the scripts to sbatch and return the array job ids. Raises ExtractError with what sbatch said."""
+    if shutil.which("sbatch") is None:
+        raise ExtractError("sbatch: expected Slurm's command, found none; submit from a login node, or use --dry-run")
+    log_dir.mkdir(parents=True, exist_ok=True)
+    jobs: list[str] = []
+    for script in scripts:
+        done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True)
+        if done.returncode:
+            before = f"arrays {', '.join(jobs)} were submitted" if jobs else "nothing was submitted"
+            raise ExtractError(f"sbatch: {done.stderr.strip()}; {before}")
+        jobs.append(done.stdout.strip().partition(";")[0])
+    return jobs
