@@ -13,7 +13,17 @@ import numpy as np
 
 from store.errors import StoreError, StoreMismatch
 from store.layout import Layout
-from store.spec import COLUMNS, DIGEST, DTYPES, FORMAT_NAME, FORMAT_VERSION, KINDS, Field, payload_fields
+from store.spec import (
+    COLUMNS,
+    DIGEST,
+    DTYPES,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    KINDS,
+    Field,
+    has_depth,
+    payload_fields,
+)
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 _ABSENT = "(absent)"
@@ -21,7 +31,7 @@ _ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class Header:
-    """The plan and the origin of a store; h, w is the teacher's grid.
+    """The plan and the origin of a store; h, w is the teacher's grid, `depth` is k of kind topk, C of features, else 1.
 
     `teacher` and `preprocessing` are opaque here and compared field by field. `versions` and the name of the
     image folder inform and are never compared: another machine may resume. Raises StoreError for a field that
@@ -37,12 +47,13 @@ class Header:
     shard_rows: int
     dataset: Mapping[str, Json]
     versions: Mapping[str, str]
+    depth: int = 1
 
     def __post_init__(self) -> None:
         """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
         _expect_choice("kind", self.kind, KINDS)
         _expect_choice("dtype", self.dtype, DTYPES)
-        for name in ("rows", "shard_rows"):
+        for name in ("rows", "shard_rows", "depth"):
             object.__setattr__(self, name, _expect_count(name, getattr(self, name)))
         if not (isinstance(self.grid, Sequence) and len(self.grid) == 2):
             raise _fault("grid", "two integers (h, w)", self.grid)
@@ -50,6 +61,8 @@ class Header:
         for name in ("teacher", "preprocessing", "dataset", "versions"):
             object.__setattr__(self, name, _plain_mapping(name, getattr(self, name)))
         _expect_dataset(self.dataset)
+        if self.depth != 1 and not has_depth(self.kind):
+            raise _fault("depth", f"1 for kind {self.kind}", self.depth)
 
     @cached_property
     def content_digest(self) -> str:
@@ -66,7 +79,8 @@ class Header:
     def payload(self) -> tuple[Field, ...]:
         """The payload datasets of this kind."""
         h, w = self.grid
-        return payload_fields(self.kind, self.dtype, {"h": h, "w": w})
+        classes = len(self.dataset["class_names"])  # type: ignore[arg-type]
+        return payload_fields(self.kind, self.dtype, {"d": self.depth, "h": h, "w": w}, classes)
 
     @property
     def datasets(self) -> tuple[Field, ...]:

@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from store.create import read_header
-from store.errors import ShardError
+from store.errors import ShardError, StoreError
 from store.folder import StrPath, present_shards
 from store.header import Header
 from store.layout import Rows, shard_name
-from store.mapping import Place, open_rows, place_of
+from store.mapping import Place, RowReader, open_rows, place_of
 from store.shard import open_shard
-from store.spec import COLUMNS, MAPPED_COLUMN, STATUS_OK, Field
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, STATUS_OK, Field
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
+_PLANES = ("label_logit", "label_cam", "activation")
 _VIEW = next(field for field in COLUMNS if field.name == MAPPED_COLUMN)
 
 
@@ -68,10 +69,11 @@ class MapStore:
         if preload:
             _read_through(self._files)
         random = _exceeds_memory(self._files)
-        payload = self.header.payload[0]
-        maps, views = _places(self._files, self.header, (payload, _VIEW))
-        self._maps = open_rows(maps, self.header.layout, payload, random=random)
-        self._views = open_rows(views, self.header.layout, _VIEW, random=random)
+        fields = (*self.header.payload, _VIEW)
+        self._rows = {
+            field.name: open_rows(places, self.header.layout, field, random=random)
+            for field, places in zip(fields, _places(self._files, self.header, fields), strict=True)
+        }
 
     @property
     def kind(self) -> str:
@@ -96,8 +98,34 @@ class MapStore:
         return partial(MapStore, preload=self._preload), (str(self._folder),)
 
     def read(self, rows: IndexLike) -> Array:
-        """Maps of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N)."""
-        return self._maps.take(_as_rows(rows))
+        """One map for each of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N).
+
+        Of kinds label, cam and activation it is what is stored; of kind topk the logit of the row's label where
+        that is among the token's top k, else 0. StoreError for kind features, of which one map is a matter of
+        the head's weights.
+        """
+        if self.kind == "topk":
+            logits, classes = self.read_topk(rows)
+            label = self.labels[_as_rows(rows)]
+            found: Array = np.where(classes == label[:, None, None, None], logits, 0).sum(axis=1, dtype=logits.dtype)
+            return found
+        return self._reader(_PLANES, "read").take(_as_rows(rows))
+
+    def read_topk(self, rows: IndexLike) -> tuple[Array, Array]:
+        """Kind topk: of rows [B] the k largest logits per token, the largest first, and their classes, [B, k, h, w]."""
+        found = _as_rows(rows)
+        return self._reader("topk_logit", "read_topk").take(found), self._rows["topk_class"].take(found)
+
+    def read_logsumexp(self, rows: IndexLike) -> Array:
+        """Kind topk: log sum exp over the logits of all classes, of rows [B] -> [B, h, w].
+
+        `exp(logit - logsumexp)` is a token's probability of a class.
+        """
+        return self._reader("logsumexp", "read_logsumexp").take(_as_rows(rows))
+
+    def read_features(self, rows: IndexLike) -> Array:
+        """Kind features: the teacher's last features, of rows [B] -> [B, C, h, w]."""
+        return self._reader("features", "read_features").take(_as_rows(rows))
 
     @cached_property
     def read_row(self) -> Callable[[int], Array]:
@@ -105,11 +133,13 @@ class MapStore:
 
         Bound once, because another call in between would be a tenth of its cost.
         """
-        return self._maps.one
+        if self.kind == "topk":
+            return lambda row: np.asarray(self.read([row])[0])
+        return self._reader(_PLANES, "read_row").one
 
     def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
         """Views (x0, y0, x1, y1) of rows [B] -> [B, 4] in the unit square of the image; IndexError outside."""
-        return self._views.take(_as_rows(rows))
+        return self._rows[MAPPED_COLUMN].take(_as_rows(rows))
 
     @cached_property
     def keys(self) -> Keys:
@@ -141,6 +171,18 @@ class MapStore:
         """Row -> reason, for the rows that are not ok."""
         texts = self._column("error")
         return {row: texts[row].decode("utf-8") for row in np.flatnonzero(self.statuses != STATUS_OK).tolist()}
+
+    def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
+        """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""
+        wanted = (names,) if isinstance(names, str) else names
+        for name in wanted:
+            if name in self._rows:
+                return self._rows[name]
+        kinds = [kind for kind, payload in KINDS.items() if payload[0][0] in wanted or payload[-1][0] in wanted]
+        raise StoreError(
+            f"{self._folder}: {method}: expected kind {' or '.join(kinds)}, found {self.kind}; "
+            "extract with another --kind"
+        )
 
     def _column(self, name: str) -> Array:
         """A dataset of all shards; read when first asked for, so that opening stays quick."""

@@ -14,7 +14,16 @@ from xxhash import xxh3_64_intdigest
 
 from store.errors import StoreError
 from store.header import Header
-from store.spec import COLUMNS, DIGEST, MAX_ERROR_NBYTES, MAX_KEY_NBYTES, STATUS_OK, STATUSES, TEXTS
+from store.spec import (
+    COLUMNS,
+    DIGEST,
+    MAX_ERROR_NBYTES,
+    MAX_KEY_NBYTES,
+    NEVER_NEGATIVE,
+    STATUS_OK,
+    STATUSES,
+    TEXTS,
+)
 
 Array = npt.NDArray[Any]
 # The datasets of a shard by name; texts are arrays of NUL-padded UTF-8 (dtype "S").
@@ -25,10 +34,10 @@ Table = dict[str, Array]
 class RowBatch:
     """B consecutive rows, in the order of the store.
 
-    payload: {"label_logit": [B, h, w] of the header's dtype}; label, prediction: int32 [B]; size: int32
-    [B, 2], width and height in px; view: float32 [B, 4], (x0, y0, x1, y1) in the unit square of the image;
-    status: uint8 [B]; key: [B] path relative to the dataset root, '/' separated; error: [B] "" for ok rows.
-    A row that is not ok has an all-zero payload and a reason.
+    payload: the datasets of the header's kind, {"label_logit": [B, h, w] of the header's dtype} for `label`;
+    label, prediction: int32 [B]; size: int32 [B, 2], width and height in px; view: float32 [B, 4], (x0, y0, x1, y1)
+    in the unit square of the image; status: uint8 [B]; key: [B] path relative to the dataset root, '/' separated;
+    error: [B] "" for ok rows. A row that is not ok has an all-zero payload and a reason.
     """
 
     payload: Mapping[str, Array]
@@ -116,6 +125,11 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
         flat = table[field.name].reshape(len(status), -1)
         rules.append((~np.isfinite(flat).all(axis=1), f"{field.name}: expected finite numbers"))
         rules.append((~ok & flat.any(axis=1), f"{field.name}: expected zeros for a row that is not ok"))
+        if field.name in NEVER_NEGATIVE:
+            rules.append(((flat < 0).any(axis=1), f"{field.name}: expected no negative number"))
+    if "topk_logit" in table:
+        rises = np.diff(table["topk_logit"].astype(np.float32), axis=1) > 0
+        rules.append((rises.reshape(len(status), -1).any(axis=1), "topk_logit: expected the largest first"))
     for broken, rule in rules:
         for row in np.flatnonzero(broken).tolist():
             yield row, rule

@@ -34,8 +34,16 @@ class Field(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-# kind -> its payload datasets, each with the letters of its row shape, in the order of the digest.
-KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {"label": (("label_logit", "hw"),)}
+# kind -> its payload datasets, each with the letters of its row shape, in the order of the digest; d is the depth.
+KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "label": (("label_logit", "hw"),),
+    "cam": (("label_cam", "hw"),),
+    "activation": (("activation", "hw"),),
+    "topk": (("topk_logit", "dhw"), ("topk_class", "dhw"), ("logsumexp", "hw")),
+    "features": (("features", "dhw"),),
+}
+NEVER_NEGATIVE = ("label_cam", "activation")
+CLASS_DTYPES = (np.dtype("<u2"), np.dtype("<i4"))  # of topk_class: up to 65,536 classes, and beyond
 
 # The columns that every kind has, in the order of the digest.
 COLUMNS = (
@@ -52,6 +60,15 @@ TEXTS: Mapping[str, int] = {"key": MAX_KEY_NBYTES, "error": MAX_ERROR_NBYTES}
 MAPPED_COLUMN = "view"
 
 
-def payload_fields(kind: str, dtype: str, extents: Mapping[str, int]) -> tuple[Field, ...]:
-    """The payload datasets of a kind; `extents` gives the length of each letter, {"h": 18, "w": 18}."""
-    return tuple(Field(name, DTYPES[dtype], tuple(extents[d] for d in dims)) for name, dims in KINDS[kind])
+def payload_fields(kind: str, dtype: str, extents: Mapping[str, int], classes: int) -> tuple[Field, ...]:
+    """The payload datasets of a kind; `extents` gives the length of each letter, {"d": 1, "h": 18, "w": 18}."""
+    dtypes = {"topk_class": CLASS_DTYPES[classes > 1 << 16]}
+    return tuple(
+        Field(name, dtypes.get(name, DTYPES[dtype]), tuple(extents[letter] for letter in letters))
+        for name, letters in KINDS[kind]
+    )
+
+
+def has_depth(kind: str) -> bool:
+    """Whether rows of this kind have planes: k of them for topk, C for features."""
+    return any("d" in letters for _, letters in KINDS[kind])

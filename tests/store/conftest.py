@@ -46,12 +46,12 @@ def part(batch: RowBatch, start: int, stop: int) -> RowBatch:
 
 def make_header(batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
     """A header that fits the rows."""
-    logits = batch.payload["label_logit"]
+    logits = next(iter(batch.payload.values()))
     header = Header(
         kind="label",
         teacher={"name": "resnet26", "source": "random", "parameters": 16_000_000},
         preprocessing={"input_size": (288, 288), "mean": (0.485, 0.456, 0.406)},
-        grid=logits.shape[1:],
+        grid=logits.shape[-2:],
         dtype=str(logits.dtype),
         rows=len(batch.key),
         shard_rows=shard_rows,

@@ -55,7 +55,7 @@ def test_another_configuration(tmp_path: Path, field: str, changes: dict[str, An
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "cam"}, "kind: expected one of label, found 'cam'"),
+        ({"kind": "logit"}, "kind: expected one of label, cam, activation, topk, features, found 'logit'"),
         ({"dtype": "float64"}, "dtype: expected one of float16, float32"),
         ({"rows": 0}, "rows: expected a whole number >= 1, found 0"),
         ({"shard_rows": True}, "shard_rows: expected a whole number"),

@@ -138,7 +138,7 @@ def test_shards_of_other_writers(
 ) -> None:
     recreate(maps, change)
     store = MapStore(maps, preload=True)
-    assert type(store._maps) is reader
+    assert type(store._rows["label_logit"]) is reader
     wanted = np.array([16, 0, 7, 7, 3, 12, 11])
     np.testing.assert_array_equal(store.read(wanted), rows.payload["label_logit"][wanted], strict=True)
     np.testing.assert_array_equal(store.views(wanted), rows.view[wanted], strict=True)
@@ -280,7 +280,7 @@ def test_reading_all_adds_no_memory_of_its_own(tmp_path: Path) -> None:
 
 def test_a_view_of_a_map_keeps_the_mapping(maps: Path) -> None:
     store = MapStore(maps)
-    flat = store._maps._flat  # type: ignore[attr-defined]
+    flat = store._rows["label_logit"]._flat  # type: ignore[attr-defined]
     del store
     assert flat[0].sum() == make_rows(17).payload["label_logit"][0].sum()
 
