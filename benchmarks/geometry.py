@@ -28,7 +28,7 @@ from torchvision.ops import roi_align
 
 from benchmarks.read import machine
 from recipes.context_digits.scene import render
-from tokenmix_loader import align, mix_scores, normalise, sample_masks, trace
+from tokenmix_loader import align, mix_scores, normalise, refine, sample_masks, trace
 
 INPUT_PX, TOKEN_PX, SIDE = 224, 16, 18
 GRID = (14, 14)
@@ -167,14 +167,15 @@ def score_errors(samples: Sample, rng: np.random.Generator) -> dict[str, Any]:
 def token_maps(samples: Sample) -> dict[str, Tensor]:
     """What each scheme makes of the ideal map: [B, 14, 14]."""
     views = WHOLE.expand(len(samples.whole), 4)
-    whole = normalise(samples.whole)
+    whole, centre = normalise(samples.whole), normalise(samples.centre)
     return {
         "area": samples.stroke,
         "published": published(samples, swap=True),
         "published, unswapped": published(samples, swap=False),
-        "exact, centre square": align(normalise(samples.centre), samples.square, samples.affine, GRID),
-        "exact, without bounds": align(whole, views, samples.affine, GRID),
-        "exact": align(whole, views, samples.affine, GRID, bounds=samples.bounds),
+        "exact, centre square": align(refine(centre), samples.square, samples.affine, GRID, bounds=samples.bounds),
+        "exact, without bounds": align(refine(whole), views, samples.affine, GRID),
+        "exact, flat cells": align(whole, views, samples.affine, GRID, bounds=samples.bounds),
+        "exact": align(refine(whole), views, samples.affine, GRID, bounds=samples.bounds),
     }
 
 

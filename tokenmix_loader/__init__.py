@@ -3,7 +3,7 @@
 from tokenmix_loader._store import MapStore
 from tokenmix_loader.collate import TokenMixCollate
 from tokenmix_loader.dataset import MapDataset, MapTarget
-from tokenmix_loader.geometry import align
+from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import sample_masks
 from tokenmix_loader.mixup import TokenMix, mix_images
 from tokenmix_loader.recipe import Recipe, read_tokens
@@ -27,6 +27,7 @@ __all__ = [
     "mix_targets",
     "normalise",
     "read_tokens",
+    "refine",
     "sample_masks",
     "trace",
 ]

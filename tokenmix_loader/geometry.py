@@ -23,7 +23,7 @@ def align(
     grid: Grid,
     *,
     bounds: torch.Tensor | None = None,
-    samples: int = 3,
+    samples: int = 2,
 ) -> torch.Tensor:
     """Resample teacher maps onto the tokens of the network's input.
 
@@ -49,6 +49,8 @@ def align(
     upright = (affines[:, 0, 1] == 0) & (affines[:, 1, 0] == 0)
     turned = (affines[:, 0, 0] == 0) & (affines[:, 1, 1] == 0) & ~upright
     oblique = ~(upright | turned)
+    if upright.all():
+        return _upright(batch, grid)
     tokens = batch.maps.new_zeros(len(evidence), *grid)
     if upright.any():
         tokens[upright] = _upright(batch.of(upright), grid)
@@ -57,6 +59,26 @@ def align(
     if oblique.any():
         tokens[oblique] = _sampled(batch.of(oblique), grid, samples)
     return tokens
+
+
+def refine(evidence: torch.Tensor) -> torch.Tensor:
+    """Cut every cell in four: float32 [B, h, w] >= 0 to [B, 2h, 2w].
+
+    A cell keeps its mass, and leans it towards its heavier neighbours: by an eighth of their difference along
+    each axis, at most all of it. So an object's border lies within a cell and not at its edge, which takes a
+    third off the error of an ideal map's scores (`benchmarks/geometry.py`).
+    """
+    require_shape("refine: evidence", evidence, (None, None, None), "pass one map per sample, [B, h, w]")
+    return _halve(_halve(evidence.float()).mT).mT
+
+
+def _halve(maps: torch.Tensor) -> torch.Tensor:
+    """Cut the last axis: [B, h, w] to [B, h, 2w]."""
+    half = maps / 2
+    beside = functional.pad(maps, (1, 1), mode="replicate")
+    lean = (beside[..., 2:] - beside[..., :-2]).div_(8)
+    lean = torch.minimum(torch.maximum(lean, -half, out=lean), half, out=lean)
+    return torch.stack((half - lean, half + lean), dim=-1).flatten(-2)
 
 
 class _Batch(NamedTuple):
@@ -94,10 +116,10 @@ def _overlap(lines: torch.Tensor, spans: torch.Tensor, limits: torch.Tensor, tok
     near, far = spans[:, :1], spans[:, 1:]
     edges = torch.linspace(0, 1, tokens + 1, dtype=lines.dtype, device=lines.device)
     visible = (scale * edges + offset).clamp(limits[:, :1], limits[:, 1:])
-    in_cells = (visible - near) / (far - near) * cells
+    in_cells = ((visible - near) / (far - near) * cells).float()
     # How much of each cell lies before each token edge; neighbouring edges differ by what lies between them.
-    before = (in_cells[..., None] - torch.arange(cells, device=lines.device)).clamp(0, 1)
-    return before.diff(dim=1).abs().float()
+    before = (in_cells[..., None] - torch.arange(cells, device=lines.device)).clamp_(0, 1)
+    return before.diff(dim=1).abs_()
 
 
 def _sampled(batch: _Batch, grid: Grid, samples: int) -> torch.Tensor:

@@ -102,19 +102,23 @@ def _blocks(rng: np.random.Generator, kept: Counts, shape: _Shape) -> Bools:
 
 def _cover(rng: np.random.Generator, count: Counts, shape: _Shape) -> Bools:
     """Cover exactly `count` tokens of each grid with blocks."""
-    covered: Bools = np.zeros((len(count), *shape.grid), np.bool_)
+    free: Bools = np.ones((len(count), *shape.grid), np.bool_)
+    missing = count.copy()
     smallest = np.minimum(count, shape.min_tokens)
     for _ in range(_MAX_ROUNDS):
-        missing = count - covered.sum(axis=(1, 2))
         open_ = np.flatnonzero(missing)
         if not len(open_):
-            return covered
-        low, missing = smallest[open_], missing[open_]
-        height, width = _block_size(rng, rng.uniform(low, np.maximum(low, missing)), shape)
+            return ~free
+        low, limit = smallest[open_], missing[open_]
+        height, width = _block_size(rng, rng.uniform(low, np.maximum(low, limit)), shape)
         rows, columns = _place(rng, height, width, shape.grid)
-        fresh = rows[:, :, None] & columns[:, None, :] & ~covered[open_]
-        covered[open_] |= _trim(rng, fresh, missing)
-    return covered | _trim(rng, ~covered, count - covered.sum(axis=(1, 2)))
+        fresh = rows[:, :, None] & columns[:, None, :] & free[open_]
+        new = np.count_nonzero(fresh, axis=(1, 2))
+        over = np.flatnonzero(new > limit)  # ranking tokens costs more than all the rest: only where it is needed
+        fresh[over] = _trim(rng, fresh[over], limit[over])
+        free[open_] ^= fresh
+        missing[open_] -= np.minimum(new, limit)
+    return ~free | _trim(rng, free, missing)
 
 
 def _released(rng: np.random.Generator, limit: Counts, shape: _Shape) -> Bools:
@@ -173,9 +177,10 @@ def _trim(rng: np.random.Generator, tokens: Bools, limit: Counts) -> Bools:
     return tokens & (np.where(last[:, None, None], backwards, rank) <= limit[:, None, None])
 
 
-def _rank(tokens: Bools) -> Counts:
+def _rank(tokens: Bools) -> npt.NDArray[np.int32]:
     """The how-manieth of its grid each token is, from 1, in row order."""
-    return tokens.reshape(len(tokens), -1).cumsum(axis=1, dtype=np.int64).reshape(tokens.shape)
+    flat = tokens.reshape(len(tokens), tokens.shape[1] * tokens.shape[2])
+    return flat.cumsum(axis=1, dtype=np.int32).reshape(tokens.shape)
 
 
 def _check(

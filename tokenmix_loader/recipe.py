@@ -11,7 +11,7 @@ import torch
 
 from tokenmix_loader._store import MapStore
 from tokenmix_loader.dataset import NO_MAP, MapTarget
-from tokenmix_loader.geometry import align
+from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import KINDS, sample_masks
 from tokenmix_loader.shapes import Grid, require_choice
 from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets, normalise
@@ -106,7 +106,7 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
     maps[missing] = 0
     views[missing] = torch.tensor([0.0, 0, 1, 1])
-    return align(maps, views, targets.affine, grid, bounds=targets.bounds)
+    return align(refine(maps), views, targets.affine, grid, bounds=targets.bounds)
 
 
 def _draw_box(rng: np.random.Generator, size: tuple[int, int], kept: float) -> Box:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmix_loader import align
+from tokenmix_loader import align, refine
 
 IDENTITY = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
 WHOLE = torch.tensor([0.0, 0, 1, 1])
@@ -218,3 +218,24 @@ def test_bounds_end_in_the_middle_of_a_token() -> None:
     bounds = torch.tensor([[0.25, 0, 0.75, 0.5]])
     tokens = align(torch.ones(1, 4, 4), WHOLE[None], IDENTITY[None], (2, 2), bounds=bounds)
     np.testing.assert_allclose(tokens, [[[2, 2], [0, 0]]])
+
+
+@given(seeds, grids)
+def test_refined_cells_keep_their_mass(seed: int, size: tuple[int, int]) -> None:
+    maps = random_maps(seed, size) * (random_maps(seed + 1, size) < 0.5)
+    fine = refine(maps)
+    assert fine.shape == (3, 2 * size[0], 2 * size[1])
+    assert (fine >= 0).all()
+    np.testing.assert_allclose(fine.unfold(1, 2, 2).unfold(2, 2, 2).sum((3, 4)), maps, atol=1e-6)
+
+
+@given(seeds, grids)
+def test_refining_knows_no_direction(seed: int, size: tuple[int, int]) -> None:
+    maps = random_maps(seed, size)
+    np.testing.assert_allclose(refine(maps.flip(2)), refine(maps).flip(2), atol=1e-6)
+    np.testing.assert_allclose(refine(maps.flip(1)), refine(maps).flip(1), atol=1e-6)
+
+
+def test_a_cell_leans_towards_its_heavier_neighbour() -> None:
+    fine = refine(torch.tensor([[[0.0, 4, 8, 8]]]))
+    np.testing.assert_allclose(fine[0, 0], [0.0, 0, 0.5, 1.5, 1.75, 2.25, 2, 2])
