@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from extract.job import JobOptions, Report
     from extract.teacher import Teacher
     from store import Header
+
+WATCH_S = 5.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -84,12 +86,12 @@ def extract(store: Path, **given: Any) -> None:
 def submit(store: Path, dry_run: bool, **given: Any) -> None:
     """Run `extract` as a Slurm array, after checking that it would start."""
     with user_errors():
-        from extract.slurm import SlurmOptions, max_array_size, render_arrays, submit_arrays
+        from extract.slurm import SlurmOptions, max_array_size, render_arrays, submit_arrays, this_command
 
         names = {field.name for field in dataclasses.fields(SlurmOptions)}
         asked = {name: value for name, value in given.items() if name in names and value is not None}
         asked.setdefault("log_dir", Path(f"{store.absolute()}.logs"))
-        asked.setdefault("command", _this_command())
+        asked.setdefault("command", this_command())
         slurm = SlurmOptions(**asked)
         _check_submission(store, slurm.tasks, given)
         arguments = given_arguments(click.get_current_context(), leave_out={*names, "dry_run"})
@@ -99,6 +101,27 @@ def submit(store: Path, dry_run: bool, **given: Any) -> None:
             return
         for job in submit_arrays(scripts, slurm.log_dir):
             click.echo(f"submitted array {job}; see `tokenmix status {store}` and {slurm.log_dir}")
+
+
+@main.command()
+@STORE
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--watch", is_flag=True, help="Redraw every few seconds until all is done.")
+@click.option("--errors", is_flag=True, help="Also name the unreadable images; reads every shard.")
+def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
+    """How far STORE is, how fast, and who is at work on it."""
+    with user_errors():
+        from extract.status import describe, read_status
+
+        while True:
+            found = read_status(store, unreadable=errors)
+            text = json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(describe(found))
+            if watch:
+                click.clear()
+            click.echo(text)
+            if found.complete or not watch:
+                return
+            time.sleep(WATCH_S)
 
 
 @main.command()
@@ -210,11 +233,6 @@ def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         max_errors=given.get("max_errors"),
     )
     return Teacher(TeacherSpec(**spec)), options
-
-
-def _this_command() -> str:
-    script = Path(sys.executable).with_name("tokenmix")
-    return shlex.quote(str(script)) if script.exists() else "tokenmix"
 
 
 def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,17 @@ class SlurmOptions:
     sbatch_args: tuple[str, ...] = ()
 
 
+def this_command() -> str:
+    """How to call the very `tokenmix` that runs now."""
+    script = Path(sys.executable).with_name("tokenmix")
+    return shlex.quote(str(script)) if script.exists() else "tokenmix"
+
+
 def job_name(store: Path) -> str:
     """Of all arrays of one store, on any day: by it `tokenmix status` finds them."""
     path = str(store.absolute())
-    return f"tokenmix-{store.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    name = re.sub(r"[^\w.-]", "-", store.name)
+    return f"tokenmix-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 def render_arrays(options: SlurmOptions, store: Path, arguments: Sequence[str], limit: int | None = None) -> list[str]:

@@ -1,6 +1,6 @@
 """Teacher maps on the disk: a header and HDF5 shards, format version 1 (docs/format.md)."""
 
-from store.check import Problem, VerifyReport, verify
+from store.check import Problem, VerifyReport, unreadable_rows, verify
 from store.claims import Claim, Listing, list_shards
 from store.create import create_store, read_header
 from store.errors import ShardError, StoreError, StoreMismatch
@@ -40,5 +40,6 @@ __all__ = [
     "read_header",
     "row_nbytes",
     "shard_name",
+    "unreadable_rows",
     "verify",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from store.create import read_header
 from store.errors import ShardError
-from store.folder import StrPath, is_temporary
+from store.folder import StrPath, is_temporary, present_shards
 from store.header import Header
 from store.layout import shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
@@ -71,6 +72,15 @@ def verify(path: StrPath) -> VerifyReport:
         message = "list of (key, label): its digest is not that of the header; rows were exchanged or rewritten"
         problems.append(Problem(None, None, None, message))
     return VerifyReport(header.rows, header.layout.shards, unreadable, tuple(problems))
+
+
+def unreadable_rows(path: StrPath) -> Iterator[tuple[str, str]]:
+    """Key and reason of every image that could not be decoded, in the shards that are present."""
+    header = read_header(path)
+    for shard in present_shards(path, header):
+        with open_shard(Path(path) / shard_name(shard), header, shard, ["status", "key", "error"]) as file:
+            for row in np.flatnonzero(file["status"][()] != STATUS_OK).tolist():
+                yield file["key"][row].decode("utf-8"), file["error"][row].decode("utf-8")
 
 
 def check_shard(path: Path, header: Header, shard: int) -> list[Problem]:

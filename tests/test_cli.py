@@ -98,6 +98,29 @@ def test_info(maps: Path) -> None:
     assert header["shards_present"] == 3
 
 
+def test_status(images: Path, tmp_path: Path) -> None:
+    (broken := tmp_path / "images" / "0").mkdir(parents=True)
+    for name in "123456789":
+        (tmp_path / "images" / name).symlink_to(images / name)
+    (broken / "torn.jpg").write_bytes(b"")
+    tokenmix("extract", tmp_path / "images", tmp_path / "maps", *QUICK)
+    assert "shards    3 of 3" in tokenmix("status", tmp_path / "maps").output
+    assert "unreadable: '0/torn.jpg'" in tokenmix("status", tmp_path / "maps", "--errors", "--watch").output
+    state = json.loads(tokenmix("status", tmp_path / "maps", "--json").output)
+    assert (state["rows_done"], state["workers"], state["unreadable"]) == (19, [], None)
+
+
+def test_submit_checks_first(maps: Path, images: Path, tmp_path: Path) -> None:
+    script = tokenmix("submit", images, tmp_path / "new", *QUICK, "--tasks", "3", "--gpus", "1", "--dry-run").stdout
+    assert "#SBATCH --array=0-2\n" in script
+    assert f"extract {images} " in script
+    assert not (tmp_path / "new").exists()
+    fails(tokenmix("submit", images, tmp_path / "new", *QUICK, "--tasks", "4", "--dry-run"), "per shard", "found 3")
+    fails(tokenmix("submit", images, maps, *QUICK, "--tasks", "1", "--crop-mode", "squash"), "preprocessing.crop_mode")
+    fails(tokenmix("submit", tmp_path / "none", maps, *QUICK, "--tasks", "1"), "found nothing")
+    fails(tokenmix("submit", images, maps, *QUICK, "--tasks", "1"), "found 0")
+
+
 def test_show_writes_a_picture(maps: Path, images: Path, tmp_path: Path) -> None:
     result = tokenmix("show", maps, "--images", images, "-o", tmp_path / "out.png", "--pairs", 2)
     assert result.exit_code == 0, result.output
