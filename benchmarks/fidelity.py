@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from benchmarks.read import machine
-from tokenmix_loader import MapStore, align, evidence, mix_scores, normalise, sample_masks, trace
+from tokenmix_loader import MapStore, align, evidence, mix_scores, normalise, refine, sample_masks, trace
 
 INPUT_PX = 224
 GRID = (14, 14)
@@ -133,7 +133,7 @@ def _errors(views: Views, evidences: dict[str, tuple[Tensor, Tensor]], rng: np.r
     truth = (stroke * visible[scored]).sum((1, 2)) / stroke.sum((1, 2))
     scores = {"area": mix_scores(views.stroke, kept, partner, supervision="area")}
     for name, (maps, places) in evidences.items():
-        tokens = align(normalise(maps), places, views.affines, GRID)
+        tokens = align(refine(normalise(maps)), places, views.affines, GRID)
         scores[name] = mix_scores(tokens, kept, partner)
     errors = {name: (torch.cat(pair)[scored] - truth).abs() for name, pair in scores.items()}
     return {
