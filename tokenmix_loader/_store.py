@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import store
 
 if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
@@ -13,4 +15,9 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
 
 from store import STATUS_OK, MapStore, StoreMismatch, list_digest
 
-__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest"]
+__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest", "open_store"]
+
+
+def open_store(store: MapStore | str | os.PathLike[str]) -> MapStore:
+    """The store itself, or the one at a path."""
+    return store if isinstance(store, MapStore) else MapStore(store)

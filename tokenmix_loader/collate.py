@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from timm.data import FastCollateMixup
 
-from tokenmix_loader._store import MapStore
+from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.mixup import make_recipe, token_size
 from tokenmix_loader.recipe import Box, Draw
@@ -34,7 +35,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
 
     def __init__(
         self,
-        store: MapStore,
+        store: MapStore | str | PathLike[str],
         grid: Grid,
         *,
         num_classes: int = 1000,
@@ -46,6 +47,8 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
     ) -> None:
         """timm's arguments, named as in its Mixup; `grid` (gh, gw) is the student's; `settings`: see `Recipe`.
 
+        `store` may be its path. Of `settings`, those that `Recipe` does not have are `sample_masks`'.
+
         Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
         know, TypeError for an unknown setting.
         """
@@ -55,7 +58,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
                 "leave --mixup-mode and --cutmix-minmax out"
             )
         self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        self._store, self._seed = store, seed
+        self._store, self._seed = open_store(store), seed
         self._recipe = make_recipe(num_classes, grid, smoothing=label_smoothing, **settings)
         super().__init__(label_smoothing=label_smoothing, num_classes=num_classes)
 

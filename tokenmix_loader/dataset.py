@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from tokenmix_loader._store import STATUS_OK, MapStore, StoreMismatch, list_digest
+from tokenmix_loader._store import STATUS_OK, MapStore, StoreMismatch, list_digest, open_store
 from tokenmix_loader.shapes import require_choice
 from tokenmix_loader.sources import Labels, source_of
 from tokenmix_loader.trace import TracedTransform, trace
@@ -44,7 +45,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
     def __init__(
         self,
         dataset: Any,
-        store: MapStore,
+        store: MapStore | str | PathLike[str],
         transform: Any = None,
         *,
         missing: str = "error",
@@ -56,8 +57,8 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         `dataset`: torchvision's ImageFolder, timm's ImageDataset, or any dataset of (PIL image, label) with
         `keys` (paths relative to its root) and `labels` (default: its `targets`). `transform`: a training
         transform that `trace` knows, default: the dataset's own; it may be set later, as timm's create_loader
-        does. `missing`: an image without a map is an "error", or is scored by "area". The store itself is not
-        kept: workers need none.
+        does. `store` may be its path; it is not kept: workers need none. `missing`: an image without a map is an
+        "error", or is scored by "area".
 
         Warns once of images that could not be read at extraction: they are scored by area. Raises
         StoreMismatch for missing or relabelled keys, StoreError for repeated ones, UntraceableTransform, and
@@ -66,7 +67,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         require_choice("MapDataset: missing", missing, ("error", "area"))
         source = source_of(dataset, keys, labels)
         self._load, self._labels = source.load, source.labels
-        self._rows = join(source.keys, source.labels, store, missing)
+        self._rows = join(source.keys, source.labels, open_store(store), missing)
         self.transform = _only_one(transform, None if keys is not None else dataset.transform)
 
     @property
