@@ -65,8 +65,8 @@ def summary(maps: Path) -> str:
     nbytes = sum(path.stat().st_size for path in maps.iterdir())
     h, w = store.grid
     return (
-        f"\nteacher's top-1 {100 * top1:.1f} % on digits that it never saw; {nbytes / len(store):.0f} bytes per image on "
-        f"the disk, {2 * h * w} of them its {h} x {w} map"
+        f"\nteacher's top-1 {100 * top1:.1f} % on digits that it never saw; "
+        f"{nbytes / len(store):.0f} bytes per image on the disk, {2 * h * w} of them its {h} x {w} map"
     )
 
 
