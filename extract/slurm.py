@@ -21,22 +21,27 @@ _SCRIPT = """\
 #!/bin/bash
 {directives}
 
+# Before the time limit and at preemption Slurm warns this shell, which passes it on. A finished shard is kept.
+child=
+trap 'warned=yes; [ -z "$child" ] || kill -USR1 "$child"' USR1
+trap '[ -z "$child" ] || kill -TERM "$child"' TERM
+
 set -e
 {setup}
 set +e
 
-worker="$((SLURM_ARRAY_TASK_ID + {first}))/{total}"
-{command} --worker "$worker" &
-child=$!
-# Before the time limit and at preemption Slurm warns this shell, which passes it on. A finished shard is kept.
-trap 'kill -USR1 "$child"' USR1
-trap 'kill -TERM "$child"' TERM
-# A signal ends `wait` before the child does, so it is asked again.
-for _ in 1 2 3 4 5; do
-    wait "$child"
-    status=$?
-    [ "$status" -le 128 ] && break
-done
+status=75
+if [ -z "${{warned:-}}" ]; then
+    worker="$((SLURM_ARRAY_TASK_ID + {first}))/{total}"
+    {command} --worker "$worker" &
+    child=$!
+    # A signal ends `wait` before the child does, so it is asked again.
+    for _ in 1 2 3 4 5; do
+        wait "$child"
+        status=$?
+        [ "$status" -le 128 ] && break
+    done
+fi
 
 # 75: stopped, not done. Above 128: killed, perhaps for its memory; that is tried again, but not for ever.
 again=no
