@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from extract.shard_queue import ShardQueue
+from extract.shard_queue import ShardQueue, outlast
 from store import Header, Json, RowBatch
 
 QUEUED_BATCHES = 8  # between the teacher and the disk: bounds the memory when the disk is slower
@@ -45,7 +45,7 @@ class Publisher:
         try:
             self._queue.writers[shard].append(rows)
             if last:
-                self._queue.writers[shard].publish()
+                outlast(self._queue.writers[shard].publish)
                 del self._queue.writers[shard]
             self._queue.beat(self._note())
         except BaseException:

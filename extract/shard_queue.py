@@ -6,18 +6,36 @@ its writer's claim (store/claims.py). Claims are hints: at worst a shard is comp
 
 from __future__ import annotations
 
+import errno
 import math
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from extract.worker import Worker
-from store import Claim, Header, Json, ShardWriter, list_shards
+from store import Claim, Header, Json, Listing, ShardWriter, list_shards
 
 BEAT_S = 10.0  # between signs of life: rare enough for the metadata server of a file system with 1,000 workers
 SETTLE_S = 2.0  # until what one worker writes is seen by all others, twice over
+OUTAGE_S = 600.0  # for which a folder may be away
 SILENT_S = 120.0  # a claim without a sign of life for longer is nobody's
+
+_AWAY = (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+T = TypeVar("T")
+
+
+def outlast(action: Callable[[], T]) -> T:
+    """`action`, again and again for OUTAGE_S while the store's folder cannot be reached: network folders come back."""
+    end, pause_s = time.monotonic() + OUTAGE_S, 0.1
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _AWAY or time.monotonic() > end:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 10.0)
 
 
 class Board(Protocol):
@@ -85,23 +103,23 @@ class ShardQueue:
 
     def unfinished(self) -> list[int]:
         """Shards of all workers that are not in place."""
-        finished = list_shards(self._store, self._header).finished
+        finished = self._look().finished
         return [shard for shard in range(self._header.layout.shards) if shard not in finished]
 
     def taken(self) -> set[int]:
         """Finished shards, those with a claim that seems alive, and all of our own."""
-        listing = list_shards(self._store, self._header)
+        listing = self._look()
         return self._begun.union(listing.finished, (claim.shard for claim in listing.claims if self._lives(claim)))
 
     def begin(self, shard: int) -> None:
         """Claim a shard."""
-        self.writers[shard] = ShardWriter(self._store, self._header, shard)
+        self.writers[shard] = outlast(lambda: ShardWriter(self._store, self._header, shard))
         self._begun.add(shard)
 
     def keep(self, shard: int) -> bool:
         """Whether ours is the first claim by name; else it is dropped. Claims of the silent are removed."""
         ours = self.writers[shard].temporary.name
-        for claim in list_shards(self._store, self._header).claims:
+        for claim in self._look().claims:
             if claim.shard != shard or claim.path.name == ours:
                 continue
             if not self._lives(claim):
@@ -127,6 +145,9 @@ class ShardQueue:
         for writer in self.writers.values():
             writer.discard()
         self.writers.clear()
+
+    def _look(self) -> Listing:
+        return outlast(lambda: list_shards(self._store, self._header))
 
     def _lives(self, claim: Claim) -> bool:
         """A slow worker's batches take long for others too, so patience grows with our own."""

@@ -6,6 +6,7 @@ import heapq
 import os
 import random
 import socket
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_of_two_who_begin_at_once_the_first_by_name_goes_on(store: Path) -> None
     assert [queue.keep(shard) for shard in (0, 1)] == [False, True]
     assert list(queue.writers) == [1]
     assert len(list_shards(store, HEADER).claims) == 3
+
+
+def test_a_folder_that_is_away_for_a_while(store: Path) -> None:
+    away = store.rename(store.with_name("away"))
+    back = threading.Timer(0.5, away.rename, [store])
+    back.start()
+    assert ShardQueue(store, HEADER, Worker()).take() == 0
+    back.join()
+
+
+def test_a_folder_that_stays_away(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.shard_queue.OUTAGE_S", 0.3)
+    store.rename(store.with_name("away"))
+    with pytest.raises(FileNotFoundError):
+        ShardQueue(store, HEADER, Worker()).take()
 
 
 def test_a_sign_of_life_carries_a_note(store: Path) -> None:
