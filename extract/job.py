@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,17 +20,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from extract.errors import ExtractError, ImagesError, TeacherError
+from extract.errors import ExtractError, ImagesError
 from extract.images import ImageList
+from extract.kinds import Maps
+from extract.payload import row_batch
 from extract.preprocess import Batch, Decoder
 from extract.publisher import Publisher
 from extract.shard_queue import ShardQueue
 from extract.signals import ignore_stop_signals
-from extract.teacher import LabelMaps, Teacher
+from extract.teacher import Pending, Teacher
 from extract.worker import Worker
 from store import (
     STATUS_OK,
-    STATUS_UNREADABLE,
     Header,
     Json,
     RowBatch,
@@ -103,13 +105,14 @@ def make_header(images: ImageList, teacher: Teacher, options: JobOptions) -> Hea
             f"{len(images.class_names)}, or a --class-map that names all {teacher.num_classes} classes in order"
         )
     return Header(
-        kind="label",
+        kind=teacher.spec.kind,
         teacher=teacher.header(),
         preprocessing=teacher.preprocessing.header(),
         grid=teacher.grid,
         dtype=options.dtype,
         rows=len(images),
         shard_rows=options.shard_rows,
+        depth=teacher.depth,
         dataset=images.header(),
         versions={name: version(name) for name in ("tokenmix-maps", "torch", "torchvision", "timm", "h5py", "pillow")},
     )
@@ -144,10 +147,11 @@ def run_job(
     with Publisher(header, queue, progress.note) as publisher:
         while (first := _wait_for_shard(queue, stop)) is not None:
             batches = _batches(header, queue, first, progress, options.batch_size)
-            for batch in _decoded(images, teacher, batches, progress, options):
+            decoded = _decoded(images, teacher, batches, progress, options)
+            for batch, maps in _computed(teacher, images, decoded, progress, options):
                 if stop():
                     break
-                rows = _row_batch(images, batch, _maps(teacher, images, batch, progress), header)
+                rows = row_batch(images, batch, maps, header)
                 _count(progress, rows, options.max_errors, header.rows)
                 written += publisher.append(batch.rows[0], rows)
                 progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
@@ -215,42 +219,29 @@ def _decoded(
         ) from error
 
 
-def _maps(teacher: Teacher, images: ImageList, batch: Batch, progress: Progress) -> LabelMaps:
+def _computed(
+    teacher: Teacher, images: ImageList, batches: Iterator[Batch], progress: Progress, options: JobOptions
+) -> Iterator[tuple[Batch, Maps]]:
+    """Batches with their maps; on a GPU one behind, so that it computes while we wait for the copy of the last."""
+    dtype = getattr(torch, options.dtype)
+    behind = int(teacher.device.type == "cuda")
+    begun: deque[tuple[Batch, Pending]] = deque()
+    for batch in batches:
+        started = time.monotonic()
+        labels = torch.from_numpy(images.labels[batch.rows].astype(np.int64))
+        begun.append((batch, teacher.start(batch.pixels, labels, dtype)))
+        progress.compute_s += time.monotonic() - started
+        if len(begun) > behind:
+            yield _arrived(*begun.popleft(), progress)
+    while begun:
+        yield _arrived(*begun.popleft(), progress)
+
+
+def _arrived(batch: Batch, pending: Pending, progress: Progress) -> tuple[Batch, Maps]:
     started = time.monotonic()
-    maps = teacher.label_maps(batch.pixels, torch.from_numpy(images.labels[batch.rows].astype(np.int64)))
+    maps = pending.result()
     progress.compute_s += time.monotonic() - started
-    return maps
-
-
-def _row_batch(images: ImageList, batch: Batch, maps: LabelMaps, header: Header) -> RowBatch:
-    """What is stored of a batch. An unreadable image has a zero map, prediction -1 and status 1."""
-    keys = [images.keys[row] for row in batch.rows]
-    readable = np.array([not error for error in batch.error])
-    logits = np.where(readable[:, None, None], maps.logits.numpy(), np.float32(0))
-    _check_range(logits, keys, header.dtype)
-    return RowBatch(
-        payload={"label_logit": logits.astype(header.dtype)},
-        label=images.labels[batch.rows],
-        prediction=np.where(readable, maps.prediction.numpy(), -1).astype(np.int32),
-        size=batch.size,
-        view=batch.view,
-        status=np.where(readable, STATUS_OK, STATUS_UNREADABLE).astype(np.uint8),
-        key=keys,
-        error=batch.error,
-    )
-
-
-def _check_range(logits: np.ndarray[Any, np.dtype[np.float32]], keys: list[str], dtype: str) -> None:
-    largest = float(np.finfo(dtype).max)
-    fits = np.abs(logits) <= largest  # False for NaN
-    if fits.all():
-        return
-    row = int(np.flatnonzero(~fits.all((1, 2)))[0])
-    value = logits[row][~fits[row]][0]
-    raise TeacherError(
-        f"{keys[row]!r}: expected finite logits of at most {largest:g} ({dtype}), found {value:g}; "
-        + ("use --dtype float32" if np.isfinite(value) else "use --amp none, or check the teacher's weights")
-    )
+    return batch, maps
 
 
 def _count(progress: Progress, rows: RowBatch, max_errors: int | None, total_rows: int) -> None:

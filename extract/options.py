@@ -36,14 +36,20 @@ JOB_OPTIONS = [
     click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
-    click.option("--kind", type=click.Choice(["label"]), default="label", help="What to store per image."),
+    click.option("--kind", type=click.Choice(["label", "topk", "cam", "activation", "features"]), default="label",
+                 show_default=True, help="What to store per image."),
+    click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes per token, kind topk."),
+    click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
+    click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
+    click.option("--flip-average", is_flag=True, help="Average with the mirror image: better maps, half the speed."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True),
     click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
     click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
     click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
     click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
-]
+    click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),
+]  # fmt: skip
 
 
 STORE = click.argument("store", type=FOLDER)

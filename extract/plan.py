@@ -70,7 +70,7 @@ def _teacher_rate(teacher: Teacher, batch_size: int, seconds: float = 5.0) -> fl
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
         started = time.monotonic()
-        teacher.label_maps(pixels, labels)  # ends with a copy to the CPU, so the device has finished
+        teacher.maps(pixels, labels)  # ends with a copy to the CPU, so the device has finished
         times.append(time.monotonic() - started)
         if times[0] > seconds:
             break

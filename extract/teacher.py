@@ -1,9 +1,4 @@
-"""The teacher: any timm classifier whose head is affine after average pooling, and its per-token logits.
-
-The head is never touched. Each token of the last feature map goes through the model's own `forward_head` as a
-1 x 1 map; because the head is affine, the tokens' logits average to the model's own logits. `check_route` tests
-both on the model that will run, so no family is trusted by its name.
-"""
+"""The teacher: any timm classifier, and how its maps are made; the route is found by test (extract/routes.py)."""
 
 from __future__ import annotations
 
@@ -21,10 +16,35 @@ import xxhash
 from timm.models import load_state_dict
 
 from extract.errors import TeacherError
+from extract.kinds import CamKind, Kind, Maps, TokenKind
 from extract.preprocess import Preprocessing
+from extract.routes import Refusal, Route, choose_route
+from extract.tokens import HeadSource
 from store import Json
 
-TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine
+# What to name to a user whose teacher is refused; all pass (docs/teachers.md).
+FITTING = (
+    *(
+        "resnet26",
+        "resnet50",
+        "resnet101",
+        "resnext50_32x4d",
+        "seresnet50",
+        "regnety_032",
+        "dm_nfnet_f0",
+        "dm_nfnet_f6",
+    ),
+    *(
+        "efficientnet_b0",
+        "mobilenetv3_large_100",
+        "densenet121",
+        "convnext_tiny",
+        "convnextv2_tiny",
+        "maxvit_tiny_tf_224",
+    ),
+    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vit_medium_patch16_gap_256", "mixer_b16_224"),
+    *("beit_base_patch16_224", "eva02_tiny_patch14_336", "hiera_tiny_224", "caformer_s18", "inception_v3"),
+)
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,18 +63,38 @@ class TeacherSpec:
     crop_pct: float | None = None
     device: str = "cpu"
     amp: str = "none"
+    compile: bool = False
+    kind: str = "label"
+    top_k: int = 5
+    cam_stage: str | None = None
+    class_token: bool = False
+    flip_average: bool = False
 
 
-@dataclass(frozen=True)
-class LabelMaps:
-    """The result for a batch, on the CPU: logits float32 [B, h, w] of each row's label, prediction int64 [B]."""
+class Pending:
+    """Maps on their way from the device to the CPU."""
 
-    logits: torch.Tensor
-    prediction: torch.Tensor
+    def __init__(self, maps: Maps):
+        """Start the copies; on the CPU there is nothing to do."""
+        self._maps, self._arrived = maps, None
+        if maps.prediction.is_cuda:
+            self._maps = Maps({name: _to_pinned(t) for name, t in maps.payload.items()}, _to_pinned(maps.prediction))
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def result(self) -> Maps:
+        """Wait for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._maps
+
+
+def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 class Teacher:
-    """A model in evaluation mode with its preprocessing; `label_maps` is the only thing the job calls."""
+    """A model in evaluation mode with its preprocessing; `start` is the only thing that the job calls."""
 
     def __init__(self, spec: TeacherSpec):
         """Build, load, move to the device and check. Raises TeacherError, saying which of these failed."""
@@ -65,7 +105,8 @@ class Teacher:
         )
         self.digest = weights_digest(self.model)
         self.num_classes = int(self.model.num_classes)  # type: ignore[arg-type]
-        self.grid = check_route(self.model, self.preprocessing.input_size, spec.name)
+        self._kind = self._make_kind()
+        self.grid, self.depth = self._kind.grid, self._kind.depth
         self.device = torch.device(spec.device)
         try:
             self.model.to(self.device).to(memory_format=torch.channels_last)
@@ -87,7 +128,8 @@ class Teacher:
             "classes": self.num_classes,
             "model_args": dict(spec.model_args),
             "amp": spec.amp,
-            "route": "tokens through the affine head",
+            "route": self._kind.route,
+            "flip_average": spec.flip_average,
         }
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -95,19 +137,74 @@ class Teacher:
         images = pixels.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
         return images.contiguous(memory_format=torch.channels_last)
 
-    @torch.inference_mode()
-    def label_maps(self, pixels: torch.Tensor, labels: torch.Tensor) -> LabelMaps:
-        """uint8 images [B, 3, H, W] and their labels [B] -> per-token logits of the label, and the top-1 class."""
+    def start(self, pixels: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pending:
+        """uint8 images [B, 3, H, W] and labels [B] -> their maps, logits as `dtype`; does not wait for the device."""
+        with torch.no_grad():
+            images = self.normalise(pixels)
+            labels = labels.to(self.device, non_blocking=True)
+            maps = self._kind.maps(images, labels, flipped=self.spec.flip_average)
+            payload = {name: t.to(dtype) if t.is_floating_point() else t for name, t in maps.payload.items()}
+        return Pending(Maps(payload, maps.prediction))
+
+    def maps(self, pixels: torch.Tensor, labels: torch.Tensor) -> Maps:
+        """`start`, and its result."""
+        return self.start(pixels, labels).result()
+
+    def head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [K, C] and bias [K] that turn kind features into logits."""
+        assert self._route is not None
+        with torch.no_grad():
+            weight, bias = self._route.head()
+        return weight.float().cpu(), bias.float().cpu()
+
+    def _make_kind(self) -> Kind:
+        spec, size = self.spec, self.preprocessing.input_size
+        self._route: Route | None = None
+        if spec.kind == "cam":
+            return CamKind(self.model, spec.cam_stage, size, self._forward)
+        self._route = find_route(self.model, size, spec)
+        if spec.kind == "features" and self._route.form != "affine":
+            raise TeacherError(
+                f"--kind features: expected a head that is affine after average pooling, found {self._route}; "
+                "use --kind label or topk"
+            )
+        if spec.kind == "topk" and spec.top_k > self.num_classes:
+            raise TeacherError(f"--top-k {spec.top_k}: expected at most the teacher's {self.num_classes} classes")
+        if spec.compile:
+            if not isinstance(self._route.source, HeadSource):
+                raise TeacherError(
+                    f"--compile: expected tokens from forward_features, found {self._route}; leave it out"
+                )
+            model: Any = self.model
+            model.forward_features = torch.compile(model.forward_features)
+        return TokenKind(spec.kind, self._route, self._tokens, spec.top_k)
+
+    def _tokens(self, images: torch.Tensor) -> torch.Tensor:
+        assert self._route is not None
         with self._autocast():
-            features = self.model.forward_features(self.normalise(pixels))  # type: ignore[operator]
-        logits = token_logits(self.model, features.float())  # [B, h, w, K]
-        index = labels.to(self.device).view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
-        prediction = logits.mean((1, 2)).argmax(1)
-        return LabelMaps(logits.gather(3, index).squeeze(3).cpu(), prediction.cpu())
+            return self._route.tokens(images)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            logits: torch.Tensor = self.model(images)
+        return logits
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AMP_DTYPES[self.spec.amp]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+def find_route(model: torch.nn.Module, input_size: tuple[int, int], spec: TeacherSpec) -> Route:
+    """The teacher's route; TeacherError with the reason, and the nearest model that fits, where there is none."""
+    try:
+        route = choose_route(model, input_size, class_token=spec.class_token)
+    except (AttributeError, AssertionError, RuntimeError, NotImplementedError) as error:
+        raise TeacherError(f"--teacher {spec.name}: cannot run at {input_size}: {_first_line(error)}") from error
+    if isinstance(route, Refusal):
+        near = difflib.get_close_matches(spec.name, FITTING, n=1, cutoff=0)[0]
+        hint = f"the nearest that fits is {near}" + ("" if spec.class_token else "; --class-token may do, inexactly")
+        raise TeacherError(f"--teacher {spec.name}: expected {route.expected}, found {route.found}; {hint}")
+    return route
 
 
 def build_model(spec: TeacherSpec) -> torch.nn.Module:
@@ -184,60 +281,6 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def token_logits(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
-    """Features [B, C, h, w] -> logits [B, h, w, K]: each token through `forward_head` as its own 1 x 1 map."""
-    batch, channels, height, width = features.shape
-    tokens = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
-    logits: torch.Tensor = model.forward_head(tokens)  # type: ignore[operator]
-    return logits.view(batch, height, width, -1)
-
-
-@torch.inference_mode()
-def check_route(model: torch.nn.Module, input_size: tuple[int, int], name: str) -> tuple[int, int]:
-    """Check `tail(mean token) == model(x)` and `mean(tail(token)) == model(x)` and return the grid (h, w).
-
-    Raises TeacherError where the features are no [B, C, h, w] map, the grid is a single token, or either
-    identity fails by more than TOLERANCE of the largest logit.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, *input_size, generator=generator)
-    try:
-        features = model.forward_features(images)  # type: ignore[operator]
-        direct = model(images)
-    except (AttributeError, AssertionError, RuntimeError) as error:
-        raise TeacherError(f"--teacher {name}: cannot run at {input_size}: {_first_line(error)}") from error
-    if not isinstance(features, torch.Tensor) or features.ndim != 4:
-        found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise _refusal(name, f"features [B, C, h, w] before the pooling, found {found}")
-    if features.shape[2] * features.shape[3] < 2:
-        raise TeacherError(
-            f"--teacher {name}: expected a grid of tokens, found one at {input_size}; give a larger --input-size"
-        )
-    try:
-        pooled = model.forward_head(features.mean((2, 3), keepdim=True))  # type: ignore[operator]
-        averaged = token_logits(model, features).double().mean((1, 2))
-    except (RuntimeError, ValueError) as error:
-        raise _refusal(name, f"a head that takes one token at a time, found: {_first_line(error)}") from error
-    largest = direct.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    for what, logits in (
-        ("the head at the mean token", pooled),
-        ("the mean of the tokens' logits", averaged),
-    ):
-        if logits.shape != direct.shape:
-            raise _refusal(name, f"{what} of shape {tuple(direct.shape)}, found {tuple(logits.shape)}")
-        error_ = float((logits - direct).abs().max() / largest)
-        if not error_ <= TOLERANCE:
-            raise _refusal(name, f"{what} equal to the model's output within {TOLERANCE:g}, found {error_:.2g}")
-    return int(features.shape[2]), int(features.shape[3])
-
-
-def _refusal(name: str, expected_found: str) -> TeacherError:
-    return TeacherError(
-        f"--teacher {name}: expected {expected_found}; its head is not affine after average pooling. ResNets and "
-        "NFNets fit (resnet26, resnet101, dm_nfnet_f6)"
-    )
 
 
 def _first_line(error: BaseException) -> str:
