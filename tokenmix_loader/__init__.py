@@ -1,7 +1,7 @@
 """Inside a training loop: maps -> tokens -> masks -> TokenMix targets."""
 
 from tokenmix_loader._store import MapStore
-from tokenmix_loader.collate import TokenMixCollate
+from tokenmix_loader.collate import TokenMixCollate, collate_targets
 from tokenmix_loader.dataset import MapDataset, MapTarget
 from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import sample_masks
@@ -20,6 +20,7 @@ __all__ = [
     "TracedTransform",
     "UntraceableTransform",
     "align",
+    "collate_targets",
     "dense_targets",
     "evidence",
     "mix_images",

@@ -6,7 +6,6 @@ imitated, and random streams are those of the unwatched policy.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType, MethodType
@@ -16,16 +15,18 @@ from PIL import Image
 from timm.data import auto_augment as timm_aa
 from torchvision import transforms as tv
 
-from tokenmix_loader.affine import Affine
+from tokenmix_loader.affine import IDENTITY, Affine
 from tokenmix_loader.watch import watched
 
-# Of each operation in turn, the map of its result's unit square to that of its input.
+# Of each operation that moved anything, in turn, the map of its result's unit square to that of its input.
 Moves = list[Affine]
 Augmented = tuple[Any, Moves]
 
-TIMM_OPERATIONS = frozenset((
+TIMM_MOVES = frozenset((
     timm_aa.rotate, timm_aa.shear_x, timm_aa.shear_y, timm_aa.translate_x_abs, timm_aa.translate_x_rel,
     timm_aa.translate_y_abs, timm_aa.translate_y_rel,
+))  # fmt: skip
+TIMM_OPERATIONS = TIMM_MOVES | frozenset((
     timm_aa.auto_contrast, timm_aa.brightness, timm_aa.color, timm_aa.contrast, timm_aa.desaturate,
     timm_aa.equalize, timm_aa.gaussian_blur, timm_aa.gaussian_blur_rand, timm_aa.invert, timm_aa.posterize,
     timm_aa.sharpness, timm_aa.solarize, timm_aa.solarize_add,
@@ -34,14 +35,14 @@ TIMM_OPERATIONS = frozenset((
 
 def record_one(step: Any, image: Any) -> Augmented:
     """A step that moves the image by itself: torchvision's RandomRotation and RandomAffine."""
-    result, move = watched(step, image)
-    return result, [move]
+    moves: Moves = []
+    return _watch(moves, step, image), moves
 
 
 def record_timm(step: Any, image: Any) -> Augmented:
     """timm's RandAugment and AutoAugment."""
     moves: Moves = []
-    spy = copy.copy(step)  # the user's object, and other threads that use it, see nothing of this
+    spy = twin(step)
     if type(step) is timm_aa.RandAugment:
         spy.ops = [partial(_operate, moves, op) for op in step.ops]
     else:
@@ -60,7 +61,7 @@ def record_torchvision(step: Any, image: Any) -> Augmented:
 
     # The same code object, to which one name means something else: patching the module would reach other threads.
     spied = FunctionType(forward.__code__, forward.__globals__ | {"_apply_op": remember})
-    spy = copy.copy(step)
+    spy = twin(step)
     spy.forward = MethodType(spied, spy)
     return spy(image), moves
 
@@ -76,6 +77,13 @@ RECORDERS: dict[type, Callable[[Any, Any], Augmented]] = {
 }
 
 
+def twin(step: Any) -> Any:
+    """A shallow copy to spy on: the user's object, and other threads that use it, see nothing of it."""
+    copied = object.__new__(type(step))  # several times quicker than copy.copy
+    copied.__dict__.update(step.__dict__)
+    return copied
+
+
 def unknown_operations(step: Any) -> list[str]:
     """Names of operations of timm's policies that are not timm's own."""
     ops = step.ops if type(step) is timm_aa.RandAugment else []
@@ -85,14 +93,15 @@ def unknown_operations(step: Any) -> list[str]:
 
 def _operate(moves: Moves, op: Any, image: Any) -> Any:
     if op.aug_fn is timm_aa.posterize:
-        op = copy.copy(op)
+        op = twin(op)
         op.aug_fn = _posterize
-    return _watch(moves, op, image)
+    return _watch(moves, op, image) if op.aug_fn in TIMM_MOVES else op(image)
 
 
 def _watch(moves: Moves, function: Callable[[Any], Any], image: Any) -> Any:
     result, move = watched(function, image)
-    moves.append(move)
+    if move is not IDENTITY:
+        moves.append(move)
     return result
 
 

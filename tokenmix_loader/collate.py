@@ -76,7 +76,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
 
         Raises TypeError for other targets, ValueError where the grid does not divide the images.
         """
-        targets = _collate_targets([target for _, target in batch])
+        targets = collate_targets([target for _, target in batch])
         images = torch.stack([torch.as_tensor(image) for image, _ in batch])
         rng = np.random.default_rng([self._seed, *(targets.row + 1).tolist()])
         height, width = images.shape[2:]
@@ -121,11 +121,12 @@ def _blend(images: npt.NDArray[np.uint8], share: float) -> None:
         images[i], images[j] = np.rint(a * share + b * (1 - share)), np.rint(b * share + a * (1 - share))
 
 
-def _collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
+def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
+    """Targets of single images as those of a batch; TypeError for any other kind of target."""
     found = targets[0]
     if not isinstance(found, MapTarget):
         raise TypeError(
             f"TokenMixCollate: expected targets of a MapDataset, found {type(found).__name__}; "
             "wrap the dataset: MapDataset(dataset, store)"
         )
-    return MapTarget(*(torch.stack(part) for part in zip(*targets, strict=True)))
+    return MapTarget(*(torch.from_numpy(np.array(part)) for part in zip(*targets, strict=True)))

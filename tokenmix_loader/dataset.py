@@ -26,7 +26,8 @@ class MapTarget(NamedTuple):
     """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
 
     `label` and `row`: int64, [] of one image and [B] of a batch; `affine` float64 [2, 3] or [B, 2, 3] and `bounds`
-    float64 [4] or [B, 4]: see `align`. Row -1 stands for an image without a map.
+    float64 [4] or [B, 4]: see `align`. Row -1 stands for an image without a map. Of one image they are numbers and
+    arrays, which cost less to make, and of a batch tensors.
     """
 
     label: torch.Tensor
@@ -87,8 +88,8 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
     def __getitem__(self, index: int) -> tuple[Any, MapTarget]:
         """Image and target; OSError, never another image, where the file cannot be read."""
         image, affine, bounds = (self._transform or _AS_IT_IS).view(self._load(index))
-        label, row = torch.tensor(self._labels[index]), torch.tensor(self._rows[index])
-        return image, MapTarget(label, row, torch.from_numpy(affine), torch.from_numpy(bounds))
+        one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), affine, bounds)
+        return image, MapTarget(*one)
 
 
 def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:

@@ -49,11 +49,8 @@ def align(
     upright = (affines[:, 0, 1] == 0) & (affines[:, 1, 0] == 0)
     turned = (affines[:, 0, 0] == 0) & (affines[:, 1, 1] == 0) & ~upright
     oblique = ~(upright | turned)
-    if upright.all():
-        return _upright(batch, grid)
-    tokens = batch.maps.new_zeros(len(evidence), *grid)
-    if upright.any():
-        tokens[upright] = _upright(batch.of(upright), grid)
+    # Most crops are upright: it is cheaper to do the others twice than to gather the maps of these.
+    tokens = _upright(batch, grid)
     if turned.any():
         tokens[turned] = _upright(batch.of(turned).transposed(), grid)
     if oblique.any():
@@ -78,7 +75,10 @@ def _halve(maps: torch.Tensor) -> torch.Tensor:
     beside = functional.pad(maps, (1, 1), mode="replicate")
     lean = (beside[..., 2:] - beside[..., :-2]).div_(8)
     lean = torch.minimum(torch.maximum(lean, -half, out=lean), half, out=lean)
-    return torch.stack((half - lean, half + lean), dim=-1).flatten(-2)
+    halves = torch.empty(*maps.shape, 2, device=maps.device)
+    torch.sub(half, lean, out=halves[..., 0])
+    torch.add(half, lean, out=halves[..., 1])
+    return halves.flatten(-2)
 
 
 class _Batch(NamedTuple):

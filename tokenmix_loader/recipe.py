@@ -38,7 +38,8 @@ class Recipe:
 
     `grid` (gh, gw) is the student's. A batch is mixed with probability `prob`; of those, the share
     `switch_prob` by TokenMix, the rest by Mixup: as in timm, where it is the share of CutMix. `mixup_alpha` = 0
-    leaves Mixup out. `kind`, `kept` and `mask_options` are those of `sample_masks`; `kind="cutmix"` cuts timm's
+    leaves Mixup out. `kind`, `kept`, `per` and `mask_options` are those of `sample_masks`: one mask per batch, as in
+    the paper's code and timm's CutMix, costs a tenth of one per sample; `kind="cutmix"` cuts timm's
     rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, and scores it by the maps all the same (TokenMix,
     Table 7). `evidence` is `evidence`'s kind; `supervision`, `smoothing` and `min_evidence` are `mix_targets`'.
 
@@ -49,6 +50,7 @@ class Recipe:
     grid: Grid
     kind: str = "block"
     kept: float = 0.5
+    per: str = "batch"
     evidence: str = "logit"
     supervision: str = "tokenmix"
     mixup_alpha: float = 0.8
@@ -79,7 +81,7 @@ class Recipe:
         if self.kind == "cutmix":
             box = _draw_box(rng, size, rng.beta(self.cutmix_alpha, self.cutmix_alpha))
             return Draw(masks=_left_over(box, size, self.grid).expand(batch, *self.grid), box=box)
-        masks = sample_masks(rng, batch, self.grid, self.kind, kept=self.kept, **self.mask_options)
+        masks = sample_masks(rng, batch, self.grid, self.kind, kept=self.kept, per=self.per, **self.mask_options)
         return Draw(masks=masks)
 
     def targets(self, draw: Draw, store: MapStore, given: MapTarget) -> torch.Tensor:

@@ -9,19 +9,19 @@ images and random streams are those of the untraced transform, bit by bit.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from timm.data import random_erasing as timm_erasing
 from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
 from torchvision.transforms.functional import get_dimensions
 
 from tokenmix_loader.affine import FLIP_X, FLIP_Y, IDENTITY, WHOLE, Affine, between_unit_squares, clip, compose
-from tokenmix_loader.augment import RECORDERS, Augmented, unknown_operations
+from tokenmix_loader.augment import RECORDERS, Augmented, twin, unknown_operations
 
 Array = npt.NDArray[np.float64]
 Transform = Callable[[Any], Any]
@@ -68,8 +68,9 @@ class TracedTransform:
         for record, step in self._steps:
             image, moves = record(step, image)
             for to_input in moves:
+                if record in _FILLING:
+                    bounds = clip(bounds, to_image)
                 to_image = compose(to_image, to_input)
-                bounds = clip(bounds, to_image)
         return View(image, np.array(to_image).reshape(2, 3), np.array(bounds))
 
 
@@ -136,13 +137,13 @@ def _with_params(step: Any, image: Any) -> tuple[Any, Any]:
         drawn.append(step.get_params(*args))
         return drawn[-1]
 
-    spy = copy.copy(step)  # the user's object, and other threads that use it, see nothing of this
+    spy = twin(step)
     spy.get_params = remember
     return spy(image), drawn[0]
 
 
 def _record_center_crop(step: Any, image: Any) -> Augmented:
-    _, height, width = get_dimensions(image)
+    width, height = _size(image)
     crop_height, crop_width = step.size
     left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
     return step(image), [_crop(image, left, top, crop_width, crop_height)]
@@ -154,8 +155,16 @@ def _centre_offset(size: int, crop: int) -> int:
 
 
 def _crop(image: Any, left: int, top: int, width: int, height: int) -> Affine:
-    _, image_height, image_width = get_dimensions(image)
+    image_width, image_height = _size(image)
     return between_unit_squares((1, 0, left, 0, 1, top), (width, height), (image_width, image_height))
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """Width and height of an image or a tensor."""
+    if isinstance(image, Image.Image):
+        return image.size
+    _, height, width = get_dimensions(image)
+    return width, height
 
 
 def _record_horizontal_flip(step: Transform, image: Any) -> Augmented:
@@ -184,3 +193,5 @@ _RECORDERS: dict[type, Callable[[Any, Any], Augmented]] = {
     tv.RandomVerticalFlip: _record_vertical_flip,
     **RECORDERS,
 }
+# What can show more than the image before it had, filled up with a colour; the others cut or keep what there is.
+_FILLING = frozenset((*RECORDERS.values(), _record_center_crop, _record_crop_or_pad))

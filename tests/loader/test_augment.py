@@ -104,6 +104,13 @@ def test_bounds_are_what_the_crop_left_over(move: str) -> None:
         assert shown.mean() < 0.97 or move == "Equalize"
 
 
+def test_padding_after_a_crop_shows_nothing_of_the_image() -> None:
+    transform = trace(tv.Compose([tv.CenterCrop(40), tv.CenterCrop(80), tv.Resize(160)]))
+    _, affine, bounds = transform.view(Image.new("L", (100, 80)))
+    np.testing.assert_allclose(affine, [[0.8, 0.0, 0.1], [0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(bounds, [0.3, 0.25, 0.7, 0.75])
+
+
 def test_timm_s_crash_at_0_bits_is_1_bit() -> None:
     policy = timm_rand("rand-m10-n1-p1.0-inc1", ["PosterizeIncreasing"])
     with pytest.raises(ValueError, match="bits must be"):

@@ -1,0 +1,270 @@
+"""What maps cost during training: CPU time per sample, alignment against dense RoIAlign, and the step's time.
+
+    python -m benchmarks.overhead            # 3 minutes on a CPU; writes benchmarks/results/overhead.json
+    python -m benchmarks.overhead --model deit_small_patch16_224 --batch-size 256 --batch-size 1024   # on a GPU
+
+CPU time is the process's own, so that a busy machine counts less; what is compared takes turns, and medians are kept.
+The pipeline is what a worker of timm does for a sample: decode a JPEG of 500 x 375 px, DeiT's augmentation, collate
+with CutMix. "By maps" is all that TokenMix does besides, in batches of 128 that are all mixed by TokenMix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import FastCollateMixup, ImageDataset, Mixup, create_transform
+from timm.loss import SoftTargetCrossEntropy
+from torchvision.ops import roi_align
+
+from benchmarks.read import machine, write_store
+from recipes.context_digits.scene import sources
+from tokenmix_loader import (
+    MapDataset,
+    MapStore,
+    MapTarget,
+    Recipe,
+    TokenMix,
+    TokenMixCollate,
+    align,
+    collate_targets,
+    evidence,
+    normalise,
+    refine,
+    trace,
+)
+
+CLASSES, BATCH, ROWS = 1000, 128, 20_000
+GRID = (14, 14)
+AUGMENT = {"auto_augment": "rand-m9-mstd0.5", "interpolation": "random", "use_prefetcher": True}
+MIXUP: dict[str, Any] = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "num_classes": CLASSES}
+Timer = Callable[[], float]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", default="test_vit")
+    parser.add_argument("--batch-size", type=int, action="append", help="of the steps; repeatable; default: 64")
+    parser.add_argument("--steps", type=int, default=60, help="of each kind, per batch size")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_store(Path(folder) / "maps", np.random.default_rng(0), ROWS, shards=8)
+        store = MapStore(Path(folder) / "maps")
+        result: dict[str, Any] = {
+            "cpu": cpu_costs(Path(folder), store, options.rounds),
+            "align": align_costs(store, options.rounds),
+        }
+        result["steps"] = [
+            step_ratios(store, options.model, size, options.steps, torch.device(options.device))
+            for size in options.batch_size or [64]
+        ]
+    result["machine"] = machine() | accelerator(options.device)
+    print(json.dumps(result, indent=1))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def take_turns(functions: dict[str, Callable[[], object]], rounds: int, timer: Timer) -> dict[str, list[float]]:
+    """Seconds of every call, one of each function per round, in random order."""
+    rng, seconds = np.random.default_rng(0), {name: list[float]() for name in functions}
+    for function in functions.values():
+        function()  # warm
+    for _ in range(rounds):
+        for name in rng.permutation(list(functions)).tolist():
+            started = timer()
+            functions[name]()
+            seconds[name].append(timer() - started)
+    return seconds
+
+
+def medians_us(functions: dict[str, Callable[[], object]], rounds: int, per: int) -> dict[str, float]:
+    """Median CPU time in us per sample, of calls that handle `per` samples each."""
+    seconds = take_turns(functions, rounds, time.process_time)
+    return {name: 1e6 * statistics.median(found) / per for name, found in seconds.items()}
+
+
+def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
+    """CPU time in us per sample: timm's pipeline, and what maps add to it."""
+    write_photographs(folder / "photographs", count=BATCH)
+    images = ImageDataset(str(folder / "photographs"), transform=create_transform(224, is_training=True, **AUGMENT))
+    samples = [images[i] for i in range(BATCH)]
+    targets = some_targets(BATCH)
+    rows = targets.row.numpy()
+    mapped = with_targets([image for image, _ in samples], targets)
+    timm_s, ours = FastCollateMixup(**MIXUP), TokenMixCollate(store, GRID, **MIXUP)
+    recipe, rng = Recipe(CLASSES, GRID, mixup_alpha=0), np.random.default_rng(0)
+    quick = medians_us(
+        {
+            "reading": lambda: (store.read(rows), store.views(rows)),
+            "alignment, masks, targets": lambda: recipe.targets(recipe.draw(rng, BATCH, (224, 224)), store, targets),
+            "collating targets": lambda: collate_targets([target for _, target in mapped]),
+        },
+        20 * rounds,
+        BATCH,
+    )
+    quick["alignment, masks, targets"] -= quick["reading"]
+    slow = medians_us(
+        {
+            "decoding and augmentation": lambda: [images[i] for i in range(BATCH)],
+            "timm's collate with CutMix": lambda: timm_s(samples),
+            "TokenMixCollate": lambda: ours(mapped),
+        },
+        rounds,
+        BATCH,
+    )
+    quick["tracing"] = tracing_us(rounds)
+    pipeline = slow["decoding and augmentation"] + slow["timm's collate with CutMix"]
+    by_maps = sum(quick.values())
+    return {
+        "us_per_sample": {name: round(cost, 3) for name, cost in (slow | quick).items()},
+        "pipeline_us": round(pipeline, 1),
+        "reading_share": round(quick["reading"] / pipeline, 6),
+        "by_maps_share": round(by_maps / pipeline, 6),
+        "whole_ratio": round(
+            (slow["decoding and augmentation"] + quick["tracing"] + slow["TokenMixCollate"]) / pipeline, 4
+        ),
+    }
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """JPEGs of ImageNet's usual size."""
+    photographs = sources("test").photographs
+    (folder / "class").mkdir(parents=True)
+    for i in range(count):
+        photographs[i % len(photographs)].resize((500, 375)).save(folder / "class" / f"{i:04d}.jpg", quality=92)
+
+
+def tracing_us(rounds: int) -> float:
+    """What `MapDataset` adds to a transform: images are so small that their pixels cost nothing."""
+    tiny = [(Image.new("RGB", (16, 16)), 0)] * BATCH
+    transform = create_transform(16, is_training=True, **AUGMENT)
+    mapped = MapDataset.__new__(MapDataset)  # joined to no store: rows do not matter here
+    mapped._load = lambda index: tiny[index][0]
+    mapped._labels = mapped._rows = np.zeros(BATCH, np.int64)
+    mapped.transform = transform
+    found = medians_us(
+        {
+            "plain": lambda: [(transform(tiny[i][0]), tiny[i][1]) for i in range(BATCH)],
+            "traced": lambda: [mapped[i] for i in range(BATCH)],
+        },
+        10 * rounds,
+        BATCH,
+    )
+    return found["traced"] - found["plain"]
+
+
+def with_targets(images: Sequence[torch.Tensor] | torch.Tensor, targets: MapTarget) -> list[tuple[Any, MapTarget]]:
+    """Samples as `MapDataset` makes them."""
+    parts = targets.label.tolist(), targets.row.tolist(), targets.affine.numpy(), targets.bounds.numpy()
+    return list(zip(images, map(MapTarget, *parts), strict=True))
+
+
+def some_targets(batch: int) -> MapTarget:
+    """Crops as DeiT's augmentation makes them: one in eight turned, sheared or moved."""
+    rng = np.random.default_rng(0)
+    traced = trace(create_transform(224, is_training=True, **AUGMENT))
+    views = [traced.view(Image.new("RGB", (500, 375))) for _ in range(batch)]
+    labels, rows = torch.from_numpy(rng.integers(CLASSES, size=batch)), torch.from_numpy(rng.integers(ROWS, size=batch))
+    affines, bounds = (torch.from_numpy(np.stack(part)) for part in list(zip(*views, strict=True))[1:])
+    return MapTarget(labels, rows, affines, bounds)
+
+
+def align_costs(store: MapStore, rounds: int, batch: int = BATCH) -> dict[str, float]:
+    """CPU time in us per sample of `refine` and `align`, and of RoIAlign over all classes, as published.
+
+    There, five logits per token are first scattered into a map of every class.
+    """
+    targets = some_targets(batch)
+    maps = normalise(evidence(store.read(targets.row.numpy())))
+    views = torch.from_numpy(store.views(targets.row.numpy()))
+    top = torch.rand(batch, 5, *maps.shape[1:])
+    classes = torch.randint(CLASSES, top.shape)
+    boxes = [torch.tensor([[2.0, 3, 12, 15]])] * batch
+
+    def published() -> torch.Tensor:
+        dense = torch.zeros(batch, CLASSES, *maps.shape[1:]).scatter_(1, classes, top)
+        cut: torch.Tensor = roi_align(dense, boxes, GRID, aligned=True)
+        return cut
+
+    found = medians_us({"dense RoIAlign": published}, rounds, batch)
+    found |= medians_us(
+        {"align": lambda: align(refine(maps), views, targets.affine, GRID, bounds=targets.bounds)}, 20 * rounds, batch
+    )
+    return {name: round(cost, 3) for name, cost in found.items()} | {
+        "times_cheaper": round(found["dense RoIAlign"] / found["align"], 1)
+    }
+
+
+def step_ratios(store: MapStore, name: str, batch: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """Time of a training step with TokenMix over that with timm's CutMix: mixed in the loader, and on the device."""
+    model = timm.create_model(name, num_classes=CLASSES).to(device).train()
+    size = model.pretrained_cfg["input_size"][-1]
+    grid = model.patch_embed.grid_size
+    optimizer = torch.optim.AdamW(model.parameters())
+    labels, given = torch.randint(CLASSES, (batch,)), some_targets(batch)
+    pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    cutmix, tokenmix = Mixup(**MIXUP), TokenMix(store, CLASSES, grid, rng=np.random.default_rng(0), mixup_alpha=0)
+    collated = {
+        "timm": FastCollateMixup(**MIXUP)(list(zip(pixels, labels.tolist(), strict=True))),
+        "ours": TokenMixCollate(store, grid, **MIXUP)(with_targets(pixels, given)),
+    }
+
+    def step(images: torch.Tensor, dense: torch.Tensor) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = SoftTargetCrossEntropy()(model(images), dense)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def on_device(images: torch.Tensor) -> torch.Tensor:
+        return images.to(device, non_blocking=True).float().sub_(127.5).div_(63)
+
+    seconds = take_turns(
+        {
+            "CutMix in the loader": lambda: step(on_device(collated["timm"][0]), collated["timm"][1].to(device)),
+            "TokenMix in the loader": lambda: step(on_device(collated["ours"][0]), collated["ours"][1].to(device)),
+            "CutMix on the device": lambda: step(*cutmix(on_device(pixels), labels.to(device))),
+            "TokenMix on the device": lambda: step(*tokenmix(on_device(pixels), given)),
+        },
+        steps,
+        time.perf_counter if device.type == "cuda" else time.process_time,
+    )
+    return {
+        "model": name,
+        "batch": batch,
+        "device": str(device),
+        "ms": {kind: round(1e3 * statistics.median(found), 3) for kind, found in seconds.items()},
+        "ratio_in_loader": ratio(seconds["TokenMix in the loader"], seconds["CutMix in the loader"]),
+        "ratio_on_device": ratio(seconds["TokenMix on the device"], seconds["CutMix on the device"]),
+    }
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of medians."""
+    return round(statistics.median(ours) / statistics.median(theirs), 4)
+
+
+def accelerator(device: str) -> dict[str, str]:
+    """Its name."""
+    return {"accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else "none"}
+
+
+if __name__ == "__main__":
+    main()
