@@ -58,23 +58,23 @@ def plan(**given: Any) -> None:
 @MAX_ERRORS
 def extract(store: Path, **given: Any) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
-    with user_errors():
+    from extract.signals import stop_on_signals
+
+    with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a warning may arrive, too
         from extract.images import list_images
         from extract.job import run_job
         from extract.progress import show_progress
-        from extract.signals import stop_on_signals
 
         images = list_images(given["images"], given["class_map"])
-        with stop_on_signals() as stop:
-            teacher, options = _prepare(given)
-            _say(f"{len(images)} images, {len(images.class_names)} classes; {given['teacher']} on {teacher.device}, "
-                 f"grid {teacher.grid[0]} x {teacher.grid[1]}")  # fmt: skip
-            with show_progress(sys.stderr) as on_progress:
-                report = run_job(images, store, teacher, options, on_progress=on_progress, stop=stop)
-            _finish(report, store)
-            if report.stopped:
-                _say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
-                sys.exit(stop.exit_code)
+        teacher, options = _prepare(given)
+        _say(f"{len(images)} images, {len(images.class_names)} classes; {given['teacher']} on {teacher.device}, "
+             f"grid {teacher.grid[0]} x {teacher.grid[1]}")  # fmt: skip
+        with show_progress(sys.stderr) as on_progress:
+            report = run_job(images, store, teacher, options, on_progress=on_progress, stop=stop)
+        _finish(report, store)
+        if report.stopped:
+            _say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+            sys.exit(stop.exit_code)
 
 
 @main.command()

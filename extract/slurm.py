@@ -22,7 +22,7 @@ _SCRIPT = """\
 {directives}
 
 # Before the time limit and at preemption Slurm warns this shell, which passes it on. A finished shard is kept.
-child=
+child= warned=
 trap 'warned=yes; [ -z "$child" ] || kill -USR1 "$child"' USR1
 trap '[ -z "$child" ] || kill -TERM "$child"' TERM
 
@@ -31,7 +31,7 @@ set -e
 set +e
 
 status=75
-if [ -z "${{warned:-}}" ]; then
+if [ -z "$warned" ]; then
     worker="$((SLURM_ARRAY_TASK_ID + {first}))/{total}"
     {command} --worker "$worker" &
     child=$!
@@ -43,10 +43,10 @@ if [ -z "${{warned:-}}" ]; then
     done
 fi
 
-# 75: stopped, not done. Above 128: killed, perhaps for its memory; that is tried again, but not for ever.
+# 75: stopped, not done. Above 128: killed, perhaps for its memory; unless warned, that is not tried for ever.
 again=no
 [ "$status" -eq 75 ] && again=yes
-[ "$status" -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 3 ] && again=yes
+[ "$status" -gt 128 ] && [ -n "$warned" -o "${{SLURM_RESTART_COUNT:-0}}" -lt 3 ] && again=yes
 # A cancelled job is no longer running.
 if [ "$again" = yes ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then
     scontrol requeue "$SLURM_JOB_ID"
