@@ -186,6 +186,26 @@ def show(store: Path, images: Path, class_map: Path | None, output: Path, **choi
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
 
 
+@main.command()
+@STORE
+@click.option("--images", type=FOLDER, required=True, help="The class folder that the maps were extracted from.")
+@click.option("--samples", type=click.IntRange(1), default=1024, show_default=True, help="Images per pass.")
+@click.option("--batch-size", "batch", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Passes of each kind; medians.")
+def bench(store: Path, images: Path, **settings: Any) -> None:
+    """What maps cost here: timm's loader with CutMix, and the same with TokenMix, in turn."""
+    with user_errors():
+        from tokenmix_loader.bench import bench as run_bench
+
+        report = run_bench(images, store, **settings)
+        rows = zip(("without maps", "with maps"), report.epoch_s, report[1:], strict=True)
+        for name, epoch_s, (wall_ms, cpu_ms) in rows:
+            click.echo(f"{name:14}{1e3 / wall_ms:8.0f} img/s   epoch {epoch_s:8.1f} s   CPU {cpu_ms:.3f} ms/img")
+        click.echo(f"{'ratio':14}epoch {report.epoch_s[1] / report.epoch_s[0]:.4f}   "
+                   f"CPU {report.with_maps.cpu_ms / report.without_maps.cpu_ms:.4f}")  # fmt: skip
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Errors that the user can mend end in one message and exit status 1, anything else in a traceback."""
