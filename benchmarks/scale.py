@@ -1,0 +1,119 @@
+"""What a large store costs on a login node: status, a resuming job's planning, opening for training, verify.
+
+    python -m benchmarks.scale            # writes benchmarks/results/scale.json
+
+The stores are real ones of ImageNet's sizes, 1,281,167 and 14,197,122 rows on an 18 x 18 grid in shards of 4,096
+rows. Their maps are zero and lie in holes of the files, so that they need little disk; `verify` reads and digests
+every byte of them all the same. Each figure is taken in a process of its own, files in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.read import machine
+from store import Header, RowBatch, ShardWriter, create_store, list_digest, shard_name
+
+GRID = (18, 18)
+SHARD_ROWS = 4096
+SIZES = {"ImageNet-1k": 1_281_167, "ImageNet-21k": 14_197_122}
+BLOCK = 4096  # bytes of zeros that become a hole
+
+STEPS = {
+    "status": "from extract.status import read_status; assert read_status(Path(path)).complete",
+    "plan": (
+        "from extract.shard_queue import ShardQueue; from extract.worker import Worker; from store import read_header\n"
+        "queue = ShardQueue(Path(path), read_header(path), Worker(3, 1000)); assert queue.take() is None"
+    ),
+    "open": "from store import MapStore; store = MapStore(path); assert store.read([len(store) - 1]).shape[0] == 1",
+    "verify": "from store import verify; assert verify(path).ok",
+}
+IMPORTS = "import extract.status, extract.shard_queue, store"
+
+
+def main() -> None:
+    """Build each store, measure each step, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "scale.json")
+    options = parser.parse_args()
+    results: dict[str, dict[str, object]] = {}
+    for name, rows in SIZES.items():
+        with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+            path = Path(folder) / "maps"
+            header = write_store(path, rows)
+            results[name] = {"rows": rows, "shards": header.layout.shards}
+            results[name] |= {step: measure(step, code, path) for step, code in STEPS.items()}
+            print(name, json.dumps(results[name]), flush=True)
+    options.out.write_text(json.dumps({"stores": results, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+
+
+def write_store(path: Path, rows: int) -> Header:
+    """A complete store through the real writer; after each shard its zeros become holes."""
+    keys = [f"n{row // 1300:08d}/n{row // 1300:08d}_{row}.JPEG" for row in range(rows)]
+    labels = (np.arange(rows) // 1300).astype(np.int32)
+    dataset = {"root_name": "train", "class_names": [], "digest": list_digest(keys, labels)}
+    header = Header("label", {}, {}, GRID, "float16", rows, SHARD_ROWS, dataset, {})
+    create_store(path, header)
+    for shard in range(header.layout.shards):
+        start, stop = header.layout.bounds(shard)
+        n = stop - start
+        batch = RowBatch(
+            payload={"label_logit": np.zeros((n, *GRID), np.float16)},
+            label=labels[start:stop],
+            prediction=labels[start:stop],
+            size=np.full((n, 2), 500, np.int32),
+            view=np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1)),
+            status=np.zeros(n, np.uint8),
+            key=keys[start:stop],
+            error=[""] * n,
+        )
+        with ShardWriter(path, header, shard) as writer:
+            writer.append(batch)
+            writer.publish()
+        punch_holes(path / shard_name(shard))
+    return header
+
+
+def punch_holes(file: Path) -> None:
+    """Write the file again, leaving out blocks of zeros."""
+    sparse = file.with_suffix(".sparse")
+    with open(file, "rb") as source, open(sparse, "wb") as target:
+        while block := source.read(BLOCK):
+            if block.count(0) == len(block):
+                target.seek(len(block), os.SEEK_CUR)
+            else:
+                target.write(block)
+        target.truncate()
+    shutil.copystat(file, sparse)
+    os.replace(sparse, file)
+
+
+def measure(step: str, code: str, path: Path) -> dict[str, float]:
+    """Seconds of the step without imports, and peak memory of its process in MB beyond that of the imports."""
+    program = (
+        f"import sys, time\nfrom pathlib import Path\n{IMPORTS}\n"
+        "def memory(name): return int(Path('/proc/self/status').read_text().split(name)[1].split()[0])\n"
+        "path = sys.argv[1]\nbefore = memory('VmRSS:')\nstarted = time.perf_counter()\n"
+        f"{code}\n"
+        "print(time.perf_counter() - started, (memory('VmHWM:') - before) / 1024)"
+    )
+    runs = 1 if step == "verify" else 3
+    found = [
+        list(map(float, subprocess.check_output([sys.executable, "-c", program, path], text=True).split()))
+        for _ in range(runs)
+    ]
+    seconds, peak_mb = min(found)
+    return {"seconds": round(seconds, 3), "memory_mb": round(peak_mb, 1)}
+
+
+if __name__ == "__main__":
+    main()
