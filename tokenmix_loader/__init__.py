@@ -4,7 +4,7 @@ from tokenmix_loader._store import MapStore
 from tokenmix_loader.collate import TokenMixCollate, collate_targets
 from tokenmix_loader.dataset import MapDataset, MapTarget
 from tokenmix_loader.geometry import align, refine
-from tokenmix_loader.masks import sample_masks
+from tokenmix_loader.masks import guided_masks, sample_masks
 from tokenmix_loader.mixup import TokenMix, mix_images
 from tokenmix_loader.recipe import Recipe, read_tokens
 from tokenmix_loader.targets import dense_targets, evidence, mix_scores, mix_targets, normalise
@@ -23,6 +23,7 @@ __all__ = [
     "collate_targets",
     "dense_targets",
     "evidence",
+    "guided_masks",
     "mix_images",
     "mix_scores",
     "mix_targets",

@@ -80,9 +80,9 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         images = torch.stack([torch.as_tensor(image) for image, _ in batch])
         rng = np.random.default_rng([self._seed, *(targets.row + 1).tolist()])
         height, width = images.shape[2:]
-        draw = self._recipe.draw(rng, len(batch), (height, width)) if self.mixup_enabled else Draw()
+        draw, dense = self._recipe.mix(rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
         mix_bytes(images.numpy(), draw)
-        return images, self._recipe.targets(draw, self._store, targets)
+        return images, dense
 
 
 def mix_bytes(images: npt.NDArray[np.uint8], draw: Draw) -> None:

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 KINDS = ("block", "random", "region")
+GUIDES = ("attentive", "peak")
 # At most half of the grid is ever covered, so nearly every block finds new tokens; a rest is filled at once.
 _MAX_ROUNDS = 64
 _RELEASED_ATTEMPTS = 10
@@ -76,6 +77,47 @@ def sample_masks(
     else:
         masks = _random(rng, count, grid)
     return torch.from_numpy(np.broadcast_to(masks, (batch, *grid)).copy())
+
+
+def guided_masks(
+    rng: np.random.Generator, tokens: torch.Tensor, kind: str = "attentive", *, kept: float = 0.5
+) -> torch.Tensor:
+    """Masks that follow the evidence, bool [B, gh, gw], for comparison with blocks (TokenMix, Table 3).
+
+    `tokens` [B, gh, gw] is `align`'s result; partners are the batch in reverse order. `attentive`: image a keeps
+    its tokens of most evidence. `peak`: a rectangle of the grid's aspect is replaced around the partner's token
+    of most evidence, inside the grid, its last row cut to the count. Counts are those of `sample_masks`; ties are
+    drawn by lot. Raises ValueError for an unknown kind or a share out of range.
+    """
+    require_choice("guided_masks: kind", kind, GUIDES)
+    if not 0 <= kept <= 1:
+        raise ValueError(f"guided_masks: kept: expected a share from 0 to 1, found {kept}; change the setting")
+    batch, gh, gw = tokens.shape
+    flat = tokens.flatten(1).numpy()
+    count = int(np.floor(kept * gh * gw + 0.5))
+    by_evidence = np.lexsort((rng.random(flat.shape), -flat), axis=1)
+    if kind == "attentive":
+        masks = np.zeros(flat.shape, np.bool_)
+        np.put_along_axis(masks, by_evidence[:, :count], True, axis=1)
+        return torch.from_numpy(masks.reshape(batch, gh, gw))
+    return torch.from_numpy(~_around(by_evidence[::-1, 0], gh * gw - count, (gh, gw)))
+
+
+def _around(peak: Counts, count: int, grid: Grid) -> Bools:
+    """A rectangle of `count` tokens around each token `peak` (row-major number), filled row by row."""
+    gh, gw = grid
+    height = max(1, round(gh * np.sqrt(count / (gh * gw))))
+    width = max(1, min(gw, -(-count // height)))
+    rows = _centred(peak // gw, -(-count // width), gh)
+    columns = _centred(peak % gw, width, gw)
+    rectangle = rows[:, :, None] & columns[:, None, :]
+    return rectangle & (_rank(rectangle) <= count)
+
+
+def _centred(middle: Counts, length: int, size: int) -> Bools:
+    start = np.clip(middle - length // 2, 0, size - length)[:, None]
+    at = np.arange(size)
+    return (at >= start) & (at < start + length)
 
 
 def _random(rng: np.random.Generator, count: Counts, grid: Grid) -> Bools:

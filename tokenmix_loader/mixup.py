@@ -47,8 +47,7 @@ class TokenMix:
         targets = targets.to("cpu")
         _check(images, targets)
         height, width = images.shape[2:]
-        draw = self._recipe.draw(self._rng, len(images), (height, width)) if self.mixup_enabled else Draw()
-        dense = self._recipe.targets(draw, self._store, targets)
+        draw, dense = self._recipe.mix(self._rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
         return _mix(images, draw), dense.to(images.device, non_blocking=True)
 
 

@@ -12,7 +12,7 @@ import torch
 from tokenmix_loader._store import MapStore
 from tokenmix_loader.dataset import NO_MAP, MapTarget
 from tokenmix_loader.geometry import align, refine
-from tokenmix_loader.masks import KINDS, sample_masks
+from tokenmix_loader.masks import GUIDES, KINDS, guided_masks, sample_masks
 from tokenmix_loader.shapes import Grid, require_choice
 from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets, normalise
 from tokenmix_loader.targets import evidence as evidence_of
@@ -38,10 +38,11 @@ class Recipe:
 
     `grid` (gh, gw) is the student's. A batch is mixed with probability `prob`; of those, the share
     `switch_prob` by TokenMix, the rest by Mixup: as in timm, where it is the share of CutMix. `mixup_alpha` = 0
-    leaves Mixup out. `kind`, `kept`, `per` and `mask_options` are those of `sample_masks`: one mask per batch, as in
-    the paper's code and timm's CutMix, costs a tenth of one per sample; `kind="cutmix"` cuts timm's
-    rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, and scores it by the maps all the same (TokenMix,
-    Table 7). `evidence` is `evidence`'s kind; `supervision`, `smoothing` and `min_evidence` are `mix_targets`'.
+    leaves Mixup out. `kind`, `kept`, `per` and `mask_options` are those of `sample_masks`: one mask per batch, as
+    in the paper's code and timm's CutMix, costs a tenth of one per sample. More kinds: `attentive` and `peak` of
+    `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, scored by the maps
+    all the same (TokenMix, Table 7). `evidence` is `evidence`'s kind; `supervision`, `smoothing` and
+    `min_evidence` are `mix_targets`'.
 
     Raises ValueError for a setting out of range.
     """
@@ -62,7 +63,7 @@ class Recipe:
     mask_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_choice("TokenMix: kind", self.kind, (*KINDS, "cutmix"))
+        require_choice("TokenMix: kind", self.kind, (*KINDS, *GUIDES, "cutmix"))
         require_choice("TokenMix: evidence", self.evidence, tuple(EVIDENCE))
         require_choice("TokenMix: supervision", self.supervision, SUPERVISIONS)
         for name in ("switch_prob", "prob", "smoothing"):
@@ -70,10 +71,35 @@ class Recipe:
                 raise ValueError(
                     f"TokenMix: {name}: expected a share from 0 to 1, found {getattr(self, name)}; change the setting"
                 )
-        self.draw(np.random.default_rng(0), 1, self.grid)  # a wrong option fails here, not in the loop
+        # A wrong option fails here, not in the loop.
+        self.draw(np.random.default_rng(0), 1, self.grid, torch.zeros(1, *self.grid))
 
-    def draw(self, rng: np.random.Generator, batch: int, size: tuple[int, int]) -> Draw:
-        """Chance for one batch of B images of `size` (height, width) in px."""
+    def tokens(self, store: MapStore, given: MapTarget) -> torch.Tensor:
+        """`read_tokens` of a batch on the CPU; nothing is read for targets by area."""
+        if self.supervision == "area" and self.kind not in GUIDES:
+            return torch.zeros(len(given.row), *self.grid)
+        return read_tokens(store, given, self.grid, self.evidence)
+
+    def mix(
+        self,
+        rng: np.random.Generator,
+        size: tuple[int, int],
+        store: MapStore,
+        given: MapTarget,
+        *,
+        enabled: bool = True,
+    ) -> tuple[Draw, torch.Tensor]:
+        """What to do with a batch of images of `size` (height, width) in px, and its dense targets [B, K]."""
+        if not enabled:
+            return Draw(), self.targets(Draw(), store, given)
+        tokens = self.tokens(store, given) if self.kind in GUIDES else None
+        draw = self.draw(rng, len(given.label), size, tokens)
+        return draw, self.targets(draw, store, given, tokens)
+
+    def draw(
+        self, rng: np.random.Generator, batch: int, size: tuple[int, int], tokens: torch.Tensor | None = None
+    ) -> Draw:
+        """Chance for one batch of B images of `size` (height, width) in px; guides need `tokens` [B, gh, gw]."""
         if rng.random() >= self.prob:
             return Draw()
         if self.mixup_alpha > 0 and rng.random() >= self.switch_prob:
@@ -81,18 +107,21 @@ class Recipe:
         if self.kind == "cutmix":
             box = _draw_box(rng, size, rng.beta(self.cutmix_alpha, self.cutmix_alpha))
             return Draw(masks=_left_over(box, size, self.grid).expand(batch, *self.grid), box=box)
+        if tokens is not None and self.kind in GUIDES:
+            return Draw(masks=guided_masks(rng, tokens, self.kind, kept=self.kept))
         masks = sample_masks(rng, batch, self.grid, self.kind, kept=self.kept, per=self.per, **self.mask_options)
         return Draw(masks=masks)
 
-    def targets(self, draw: Draw, store: MapStore, given: MapTarget) -> torch.Tensor:
+    def targets(
+        self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Dense targets of the mixed batch, float32 [B, K], on the CPU, where `given` has to be."""
         dense: dict[str, Any] = {"num_classes": self.num_classes, "smoothing": self.smoothing}
         if draw.masks is None:
             shares = torch.full(given.label.shape, draw.share)
             return dense_targets((shares, 1 - shares), (given.label, given.label.flip(0)), **dense)
         partner = torch.arange(len(given.label)).flip(0)
-        by_area = self.supervision == "area"
-        tokens = draw.masks if by_area else read_tokens(store, given, self.grid, self.evidence)
+        tokens = self.tokens(store, given) if tokens is None else tokens
         scoring: dict[str, Any] = {"supervision": self.supervision, "min_evidence": self.min_evidence}
         return mix_targets(tokens, draw.masks, given.label, partner, **dense, **scoring)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmix_loader import sample_masks
+from tokenmix_loader import guided_masks, sample_masks
 
 KINDS = ("block", "random", "region")
 sides = st.integers(1, 16)
@@ -140,3 +140,33 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
     settings: dict[str, object] = {"batch": 2, "grid": (4, 4), **setting}
     with pytest.raises(ValueError, match=message):
         sample_masks(rng(), **settings)  # type: ignore[arg-type]
+
+
+@given(st.sampled_from(["attentive", "peak"]), grids, st.floats(0, 1), st.integers(0, 2**32))
+def test_guided_masks_keep_exactly_their_count(kind: str, grid: tuple[int, int], kept: float, seed: int) -> None:
+    tokens = torch.rand(4, *grid, generator=torch.Generator().manual_seed(seed)) * (seed % 3)
+    masks = guided_masks(rng(seed), tokens, kind, kept=kept)
+    assert (masks.sum((1, 2)) == math.floor(kept * grid[0] * grid[1] + 0.5)).all()
+
+
+def test_attentive_masks_keep_what_image_a_shows_most_of() -> None:
+    tokens = torch.rand(8, 7, 7)
+    for values, mask in zip(tokens, guided_masks(rng(), tokens), strict=True):
+        assert values[mask].min() >= values[~mask].max()
+    lots = guided_masks(rng(), torch.zeros(2000, 4, 4)).double().mean(dim=0)
+    assert (lots - 0.5).abs().max() < 0.06
+
+
+def test_peak_masks_paste_the_partner_s_peak() -> None:
+    tokens = torch.rand(8, 14, 14)
+    masks = guided_masks(rng(), tokens, "peak", kept=0.75)
+    for mask, values in zip(masks, tokens.flip(0), strict=True):
+        assert not mask[divmod(int(values.argmax()), 14)]
+        assert is_rectangle(~mask)
+
+
+def test_guides_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="kind: expected one of attentive, peak, found 'blob'"):
+        guided_masks(rng(), torch.rand(1, 2, 2), "blob")
+    with pytest.raises(ValueError, match="kept: expected a share from 0 to 1, found 2"):
+        guided_masks(rng(), torch.rand(1, 2, 2), kept=2)
