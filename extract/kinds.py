@@ -127,8 +127,10 @@ class CamKind:
         return Maps({"label_cam": _mean([cam for cam, _ in found])}, _top1([logits for _, logits in found]))
 
     def _cam(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, stage = self._run(images)
-        (slope,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), stage)
+        with torch.enable_grad():
+            logits, stage = self._run(images)
+            label = logits.gather(1, labels[:, None])
+            slope = torch.autograd.grad(label.sum(), stage)[0]
         h, w = self.grid
         weighted = slope.float().relu() * stage.detach().float().relu() * (h * w)
         return self._layout.split(weighted).sum(3), logits.detach()
@@ -145,8 +147,7 @@ class CamKind:
 
         handle = self._stage.register_forward_hook(cut)
         try:
-            with torch.enable_grad():
-                logits = self._forward(images)
+            logits = self._forward(images)
         finally:
             handle.remove()
         if not seen:

@@ -7,6 +7,7 @@ import torch
 from extract.tokens import TokenSource
 
 MIN_LOCALITY = 0.75
+SURELY_TURNED = 0.95  # as high as this only by a real mirror: seven turns of a small grid are seven chances
 # flips of (rows, columns) after an optional transposition: the ways in which a grid can be wrong as a whole
 _TURNS = [(transposed, flips) for transposed in (False, True) for flips in ((), (1,), (2,), (1, 2))]
 
@@ -43,7 +44,7 @@ def order_fault(source: TokenSource, input_size: tuple[int, int], tokens: torch.
         locality, other = _localities(pulls)
     if locality >= MIN_LOCALITY:
         return "", locality
-    if other >= MIN_LOCALITY:
+    if other >= SURELY_TURNED:
         return f"a grid mirrored or transposed (locality {locality:.2f}, turned {other:.2f})", locality
     if source.layout.name == "NLC":
         return f"a sequence without any (locality {locality:.2f})", locality

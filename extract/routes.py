@@ -65,7 +65,8 @@ class Route:
         flat = tokens.flatten(0, 2)
         if self.form == "linearised":
             at = tokens.mean((1, 2), keepdim=True).expand_as(tokens).flatten(0, 2)
-            value, change = torch.func.jvp(self.source.tail, (at,), (flat - at,))[:2]
+            # by two passes back: forward mode lacks some layers and compiles others by torch.jit
+            value, change = torch.autograd.functional.jvp(self.source.tail, at, flat - at)  # type: ignore[no-untyped-call]
             logits: torch.Tensor = value + change
         else:
             logits = self.source.tail(flat)
