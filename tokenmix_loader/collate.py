@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from hashlib import blake2b
 from os import PathLike
 from typing import Any
 
@@ -29,8 +30,8 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
 
     Nothing is left to do on the device, and nothing but (input, target) reaches it. `mixup_enabled` is shared
     with the workers, so that timm's `--mixup-off-epoch` works with persistent workers too, from the next batch
-    that a worker begins. A batch's chances come from `seed` and its rows alone: they do not depend on the
-    number of workers, ranks differ because their rows do, and epochs because they are shuffled.
+    that a worker begins. A batch's chances come from `seed` and its rows and labels alone: they do not depend on
+    the number of workers, ranks differ because their rows do, and epochs because they are shuffled.
     """
 
     def __init__(
@@ -78,11 +79,18 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         """
         targets = collate_targets([target for _, target in batch])
         images = torch.stack([torch.as_tensor(image) for image, _ in batch])
-        rng = np.random.default_rng([self._seed, *(targets.row + 1).tolist()])
         height, width = images.shape[2:]
-        draw, dense = self._recipe.mix(rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
+        draw, dense = self._recipe.mix(
+            self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled
+        )
         mix_bytes(images.numpy(), draw)
         return images, dense
+
+    def _rng_of(self, targets: MapTarget) -> np.random.Generator:
+        """Labels count too, so that batches without any maps differ as well."""
+        content = targets.row.numpy().tobytes() + targets.label.numpy().tobytes()
+        digest = blake2b(content, digest_size=16).digest()
+        return np.random.default_rng([self._seed, int.from_bytes(digest, "little")])
 
 
 def mix_bytes(images: npt.NDArray[np.uint8], draw: Draw) -> None:

@@ -125,6 +125,12 @@ def test_other_orders_get_other_masks(store: MapStore) -> None:
     assert not torch.equal(collate(store)(samples())[1], collate(store)(samples()[::-1])[1].flip(0))
 
 
+def test_batches_without_maps_differ_too(store: MapStore) -> None:
+    unmapped = [(image, target._replace(row=torch.tensor(-1))) for image, target in samples()]
+    first, second = (collate(store)(given)[0] for given in (unmapped, unmapped[1:] + unmapped[:1]))
+    assert not torch.equal(first, second.roll(1, 0))
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_timm_s_loader_and_its_off_switch(images: Path, make_store: StoreMaker, persistent: bool) -> None:
     """The calls of timm's train.py, with its prefetcher; workers live on from epoch to epoch."""
