@@ -7,14 +7,14 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
 
 .venv/.ready: pyproject.toml constraints.txt | $(UV)
-	test -x $(BIN)/python || PYTHONPATH=.uv $(UV) venv --quiet --python $(PYTHON) .venv
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -26,6 +26,9 @@ test: .venv/.ready
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: .venv/.ready
+	$(BIN)/python -m pytest -m slurm
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -52,7 +52,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=10
 MinJobAge=600
-MaxArraySize=5
+MaxArraySize=4
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
@@ -89,7 +89,10 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 
 def output_of(*command: object) -> str:
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout.strip()
+    """Standard output; AssertionError with standard error where the command fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout.strip()
 
 
 @pytest.fixture(scope="session")

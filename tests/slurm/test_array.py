@@ -1,0 +1,134 @@
+"""Arrays on a real Slurm: whatever happens to the tasks, the store ends complete and as one process writes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from extract.slurm import job_name
+from extract.status import read_status
+from recipes.context_digits.generate import generate
+from store import list_shards, read_header, verify
+from tests.slurm.conftest import output_of, wait_until
+
+pytestmark = pytest.mark.slurm
+TOKENMIX = [sys.executable, "-m", "cli"]
+# Half a second of one thread per image, so that a task can be met in the middle of its work.
+JOB = ["--teacher", "resnet26", "--random-weights", "0", "--num-classes", "10", "--input-size", "448",
+       "--batch-size", "1", "--shard-size", "2", "--workers", "0", "--device", "cpu"]  # fmt: skip
+ONE_THREAD = ["--setup", "export OMP_NUM_THREADS=1"]
+Submit = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits")
+    generate(root, 32, seed=1, split="test")
+    return root / "images"
+
+
+@pytest.fixture(scope="module")
+def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a single undisturbed process writes."""
+    store = tmp_path_factory.mktemp("alone") / "maps"
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*TOKENMIX, "extract", images, store, *JOB], check=True, capture_output=True, env=environ)
+    return shard_bytes(store)
+
+
+def shard_bytes(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(store.glob("shard-*.h5"))}
+
+
+@pytest.fixture
+def submit(slurm: Path, images: Path, tmp_path: Path) -> Submit:
+    """`submit(tasks, *options)` -> what `tokenmix submit` said; the store is `tmp_path / "maps"`."""
+
+    def submit(tasks: int, *options: str) -> str:
+        given = [*JOB, *ONE_THREAD, "--tasks", str(tasks), *options]
+        return output_of(*TOKENMIX, "submit", images, tmp_path / "maps", *given)
+
+    return submit
+
+
+def tasks_of(store: Path, *states: str) -> list[str]:
+    """Ids of this store's tasks that are pending, running or ending; only those in `states`, where given."""
+    lines = output_of("squeue", "-hr", f"--name={job_name(store)}", "-o", "%i %T").splitlines()
+    return [line.split()[0] for line in lines if not states or line.split()[1] in states]
+
+
+def wait_for_work(store: Path, shards: int) -> None:
+    """Until some shards are finished and another is being computed."""
+
+    def begun() -> bool:
+        if not (store / "store.json").exists():
+            return False
+        listing = list_shards(store, read_header(store))
+        return len(listing.finished) >= shards and len(listing.claims) > 0
+
+    wait_until(begun, 300, f"{shards} finished shards and another one begun")
+
+
+def check(store: Path, expected: dict[str, bytes]) -> None:
+    """When no task is left: everything is there, nothing is left over, and the bytes are the expected ones."""
+    wait_until(lambda: not tasks_of(store), 400, f"the tasks of {store}")
+    logs = log_text(store)
+    assert verify(store).problems == (), logs
+    assert shard_bytes(store) == expected
+
+
+def test_requeue_and_kill(submit: Submit, expected: dict[str, bytes], tmp_path: Path) -> None:
+    """Four tasks on two nodes; one is requeued by hand, the process of another is killed."""
+    submit(4)
+    store = tmp_path / "maps"
+    wait_for_work(store, 2)
+    running = tasks_of(store, "RUNNING")
+    assert len(running) == 4
+    assert set(output_of("squeue", "-hr", "-o", "%N").splitlines()) == {"n1", "n2"}
+    assert read_status(store).slurm == {"RUNNING": 4}
+    os.kill(list_shards(store, read_header(store)).claims[-1].pid, signal.SIGKILL)
+    output_of("scontrol", "requeue", running[0])
+    check(store, expected)
+
+
+def test_preemption(submit: Submit, expected: dict[str, bytes], tmp_path: Path) -> None:
+    submit(4)
+    store = tmp_path / "maps"
+    wait_for_work(store, 2)
+    output_of("sbatch", "--partition=high", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 3")
+    wait_until(lambda: tasks_of(store, "PENDING"), 60, "preemption")
+    check(store, expected)
+    assert "stopped by SIGUSR1" in log_text(store)
+
+
+def test_time_limit(submit: Submit, expected: dict[str, bytes], tmp_path: Path) -> None:
+    """Slurm looks at time limits twice a minute: the warning comes 30 to 60 s after the start, whatever runs then."""
+    submit(1, "--time", "1", "--warn", "30", "--setup", '[ -n "$SLURM_RESTART_COUNT" ] || sleep 55')
+    store = tmp_path / "maps"
+    wait_until(lambda: "DUE TO JOB REQUEUE" in log_text(store), 120, "the time limit")
+    for task in tasks_of(store):  # once is enough; on a busy machine a minute is short for a start
+        output_of("scontrol", "update", f"JobId={task}", "TimeLimit=20")
+    check(store, expected)
+
+
+def test_cancelled_tasks_stay_away(submit: Submit, expected: dict[str, bytes], tmp_path: Path) -> None:
+    """Five workers are two arrays here, where MaxArraySize is 4; the second submission finds its way."""
+    assert submit(5).count("submitted array") == 2
+    store = tmp_path / "maps"
+    wait_for_work(store, 1)
+    output_of("scancel", f"--name={job_name(store)}")
+    wait_until(lambda: not tasks_of(store), 60, "scancel")
+    finished = shard_bytes(store)
+    assert finished.items() < expected.items()
+    submit(3)
+    check(store, expected)
+
+
+def log_text(store: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(Path(f"{store}.logs").glob("*.log")))
