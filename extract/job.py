@@ -32,11 +32,13 @@ from extract.teacher import Pending, Teacher
 from extract.worker import Worker
 from store import (
     STATUS_OK,
+    Head,
     Header,
     Json,
     RowBatch,
     create_store,
     discard_leftovers,
+    write_head,
 )
 
 DEFAULT_SHARD_ROWS = 4096
@@ -139,6 +141,8 @@ def run_job(
     store = Path(store)
     header = make_header(images, teacher, options)
     create_store(store, header)
+    if header.kind == "features":
+        write_head(store, header, Head(*(part.numpy() for part in teacher.head())))
     discard_leftovers(store)
     queue = ShardQueue(store, header, options.worker)
     progress = Progress(total=queue.total())

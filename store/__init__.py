@@ -5,6 +5,7 @@ from store.claims import Claim, Listing, list_shards
 from store.create import create_store, read_header
 from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import discard_leftovers, present_shards
+from store.head import Head, write_head
 from store.header import Header, Json
 from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
@@ -19,6 +20,7 @@ __all__ = [
     "STATUS_OK",
     "STATUS_UNREADABLE",
     "Claim",
+    "Head",
     "Header",
     "Json",
     "Keys",
@@ -42,4 +44,5 @@ __all__ = [
     "shard_name",
     "unreadable_rows",
     "verify",
+    "write_head",
 ]

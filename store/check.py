@@ -11,11 +11,12 @@ import numpy as np
 from store.create import read_header
 from store.errors import ShardError
 from store.folder import StrPath, is_temporary, present_shards
+from store.head import read_head
 from store.header import Header
 from store.layout import shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
 from store.shard import open_shard, read_table
-from store.spec import HEADER_FILE, STATUS_OK
+from store.spec import HEAD_FILE, HEADER_FILE, STATUS_OK
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def verify(path: StrPath) -> VerifyReport:
     """
     folder = Path(path)
     header = read_header(folder)
-    problems = _foreign_files(folder, header)
+    problems = _foreign_files(folder, header) + _head_problems(folder, header)
     listed: ListDigest | None = ListDigest()
     unreadable = 0
     for shard in range(header.layout.shards):
@@ -115,9 +116,21 @@ def _row_problems(header: Header, shard: int, table: Table) -> list[Problem]:
     ]
 
 
+def _head_problems(folder: Path, header: Header) -> list[Problem]:
+    if header.kind != "features":
+        return []
+    try:
+        read_head(folder, header)
+    except Exception as error:  # as for shards
+        return [Problem(None, None, None, f"cannot be read: {type(error).__name__}: {error}")]
+    return []
+
+
 def _foreign_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
     expected = {HEADER_FILE, *map(shard_name, range(header.layout.shards))}
+    if header.kind == "features":
+        expected.add(HEAD_FILE)
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     return [Problem(None, None, None, f"{name}: {_explain(folder / name)}") for name in names if name not in expected]
 

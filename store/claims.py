@@ -59,7 +59,7 @@ def list_shards(path: StrPath, header: Header, *, times: bool = False) -> Listin
     with os.scandir(path) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # finished or dropped since
-                if entry.name in numbers:
+                if entry.name in numbers and entry.is_file():
                     finished[numbers[entry.name]] = entry.stat().st_mtime if times else 0.0
                 elif (claim := _claim(entry, numbers)) is not None:
                     claims.append(claim)

@@ -6,8 +6,16 @@ import errno
 import os
 from pathlib import Path
 
-from store.errors import StoreError
-from store.folder import StrPath, begin_temporary, end_temporary, is_temporary, sync_folder, write_synced
+from store.errors import StoreError, StoreMismatch
+from store.folder import (
+    StrPath,
+    begin_temporary,
+    end_temporary,
+    is_temporary,
+    present_shards,
+    sync_folder,
+    write_synced,
+)
 from store.header import Header
 from store.spec import HEADER_FILE
 
@@ -28,7 +36,13 @@ def create_store(path: StrPath, header: Header) -> None:
     if not (folder / HEADER_FILE).exists():
         _require_empty(folder)
         _write_header(folder, header)
-    read_header(folder).require(header, folder)
+    stored = read_header(folder)
+    try:
+        stored.require(header, folder)
+    except StoreMismatch as error:
+        if present_shards(folder, stored):
+            raise
+        raise StoreMismatch(f"{error} It holds no shard yet: remove the folder if nobody is at work on it.") from error
 
 
 def read_header(path: StrPath) -> Header:
@@ -36,7 +50,7 @@ def read_header(path: StrPath) -> Header:
     file = Path(path) / HEADER_FILE
     try:
         return Header.from_json(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise StoreError(f"{path}: not a store: expected {HEADER_FILE} in it; run `tokenmix extract`") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"{file}: expected UTF-8, found {error}; restore the file from a copy") from error

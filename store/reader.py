@@ -14,11 +14,12 @@ import numpy.typing as npt
 from store.create import read_header
 from store.errors import ShardError, StoreError
 from store.folder import StrPath, present_shards
+from store.head import Head, read_head
 from store.header import Header
 from store.layout import Rows, shard_name
 from store.mapping import Place, RowReader, open_rows, place_of
 from store.shard import open_shard
-from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, STATUS_OK, Field
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, STATUS_OK, Field, has_depth
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -101,9 +102,11 @@ class MapStore:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N).
 
         Of kinds label, cam and activation it is what is stored; of kind topk the logit of the row's label where
-        that is among the token's top k, else 0. StoreError for kind features, of which one map is a matter of
-        the head's weights.
+        that is among the token's top k, else 0; of kind features the label's logit by the head's weights, at the
+        price of reading all features.
         """
+        if self.kind == "features":
+            return self._label_of_features(_as_rows(rows))
         if self.kind == "topk":
             logits, classes = self.read_topk(rows)
             label = self.labels[_as_rows(rows)]
@@ -123,6 +126,12 @@ class MapStore:
         """
         return self._reader("logsumexp", "read_logsumexp").take(_as_rows(rows))
 
+    @cached_property
+    def head(self) -> Head:
+        """Kind features: the classifier's weights; `features @ weight.T + bias` are the logits of all classes."""
+        self._reader("features", "head")
+        return read_head(self._folder, self.header)
+
     def read_features(self, rows: IndexLike) -> Array:
         """Kind features: the teacher's last features, of rows [B] -> [B, C, h, w]."""
         return self._reader("features", "read_features").take(_as_rows(rows))
@@ -133,7 +142,7 @@ class MapStore:
 
         Bound once, because another call in between would be a tenth of its cost.
         """
-        if self.kind == "topk":
+        if has_depth(self.kind):
             return lambda row: np.asarray(self.read([row])[0])
         return self._reader(_PLANES, "read_row").one
 
@@ -171,6 +180,14 @@ class MapStore:
         """Row -> reason, for the rows that are not ok."""
         texts = self._column("error")
         return {row: texts[row].decode("utf-8") for row in np.flatnonzero(self.statuses != STATUS_OK).tolist()}
+
+    def _label_of_features(self, rows: Rows) -> Array:
+        label = self.labels[rows]
+        features = self.read_features(rows).astype(np.float32)
+        logits = np.einsum("bchw,bc->bhw", features, self.head.weight[label]) + self.head.bias[label][:, None, None]
+        logits[self.statuses[rows] != STATUS_OK] = 0
+        found: Array = logits.astype(self.header.dtype)
+        return found
 
     def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
         """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""

@@ -10,6 +10,7 @@ import numpy as np
 FORMAT_NAME = "tokenmix-maps"
 FORMAT_VERSION = 1
 HEADER_FILE = "store.json"
+HEAD_FILE = "head.h5"
 
 STATUS_OK = 0
 STATUS_UNREADABLE = 1

@@ -1,6 +1,7 @@
 """Kinds beside `label`: what is stored comes back, in the right dtype, and every rule of the format is enforced."""
 
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from store import Header, MapStore, RowBatch, StoreError, shard_name, verify
+from store import Head, Header, MapStore, RowBatch, StoreError, shard_name, verify, write_head
 from tests.store.conftest import make_rows, write_store
 
 ROWS, K, GRID = 7, 3, (2, 4)
 DEPTHS = {"label": 1, "cam": 1, "activation": 1, "topk": K, "features": 5}
+HEAD = Head(np.arange(50, dtype=np.float32).reshape(10, 5), np.arange(10, dtype=np.float32) - 4)
 METHODS = {"topk": "read_topk", "features": "read_features"}
 
 
@@ -42,7 +44,9 @@ def header_of(kind: str) -> dict[str, Any]:
 
 
 def make_store(path: Path, kind: str, **changed: Any) -> MapStore:
-    write_store(path, batch_of(kind, **changed), 3, **header_of(kind))
+    header = write_store(path, batch_of(kind, **changed), 3, **header_of(kind))
+    if kind == "features":
+        write_head(path, header, HEAD)
     return MapStore(path)
 
 
@@ -91,13 +95,13 @@ def test_class_numbers_of_any_size(tmp_path: Path, classes: int, dtype: str) -> 
         ("label", "read_topk", "topk"),
         ("label", "read_logsumexp", "topk"),
         ("topk", "read_features", "features"),
-        ("features", "read", "label or cam or activation"),
+        ("label", "head", "features"),
     ],
 )
 def test_a_method_of_another_kind_is_refused(tmp_path: Path, kind: str, method: str, expected: str) -> None:
     store = make_store(tmp_path / "maps", kind)
     with pytest.raises(StoreError, match=f"{method}: expected kind {expected}, found {kind}"):
-        getattr(store, method)([0])
+        attrgetter(method)(store)([0])
 
 
 @pytest.mark.parametrize(
@@ -123,3 +127,22 @@ def test_rules_hold_for_writers_and_verify(tmp_path: Path, kind: str, name: str,
 def test_depth_belongs_to_topk_and_features() -> None:
     with pytest.raises(StoreError, match="depth: expected 1 for kind label"):
         Header("label", {}, {}, GRID, "float16", 1, 1, {"root_name": "", "class_names": [], "digest": ""}, {}, 5)
+
+
+def test_features_read_is_the_labels_logit_by_the_head(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "maps", "features")
+    for row in range(ROWS):
+        weight, bias = store.head.weight[store.labels[row]], store.head.bias[store.labels[row]]
+        expected = np.tensordot(weight, payload_of("features")["features"][row].astype(np.float32), 1) + bias
+        expected = expected * (store.statuses[row] == 0)
+        np.testing.assert_allclose(store.read([row])[0], expected, rtol=2**-10)
+        np.testing.assert_array_equal(store.read_row(row), store.read([row])[0])
+
+
+def test_a_head_of_another_store_is_found(tmp_path: Path) -> None:
+    make_store(tmp_path / "maps", "features")
+    with h5py.File(tmp_path / "maps" / "head.h5", "r+") as file:
+        file.attrs["content_digest"] = np.bytes_("0" * 64)
+    assert [problem.message for problem in verify(tmp_path / "maps").problems if "another head" in problem.message]
+    with pytest.raises(StoreError, match="another head; remove it"):
+        _ = MapStore(tmp_path / "maps").head
