@@ -14,7 +14,7 @@ JOB = ["--teacher", "test_resnet", "--random-weights", "0", "--num-classes", "2"
 def test_two_processes_fill_one_store(make_folder: MakeFolder, tmp_path: Path) -> None:
     images = make_folder({name: [f"{i}.jpg" for i in range(9)] for name in ("cat", "dog")})
     tokenmix = Path(sys.executable).with_name("tokenmix")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", tokenmix]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(tokenmix)]
     done = subprocess.run([*launch, "extract", images, tmp_path / "maps", *JOB], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("this worker's share is complete") == 2
