@@ -236,6 +236,7 @@ def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
     import torch
 
     from extract.job import JobOptions
+    from extract.presets import apply_preset
     from extract.teacher import Teacher, TeacherSpec, parse_model_arg
     from extract.worker import Worker, local_device
 
@@ -252,7 +253,7 @@ def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
         max_errors=given.get("max_errors"),
     )
-    return Teacher(TeacherSpec(**spec)), options
+    return Teacher(TeacherSpec(**apply_preset(spec))), options
 
 
 def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:

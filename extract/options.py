@@ -19,14 +19,14 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
     return int(sides[0]), int(sides[-1])
 
 
 JOB_OPTIONS = [
     click.argument("images", type=FOLDER),
-    click.option("--teacher", required=True, help="A timm model; also hf-hub:NAME or local-dir:PATH."),
+    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME or local-dir:PATH; also nfnet_f6: 576 px."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
     click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from extract.errors import TeacherError
+from extract.presets import apply_preset
 from extract.teacher import Teacher, TeacherSpec, parse_model_arg, weights_digest
 
 SMALL: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
@@ -166,3 +167,9 @@ def test_model_arg_values(text: str, expected: tuple[str, object]) -> None:
 def test_model_arg_without_a_value() -> None:
     with pytest.raises(TeacherError, match="key=value"):
         parse_model_arg("output_stride")
+
+
+def test_presets_give_way_to_what_is_asked_for() -> None:
+    assert apply_preset({"name": "nfnet_f6", "input_size": None}) == {"name": "dm_nfnet_f6", "input_size": (576, 576)}
+    assert apply_preset({"name": "nfnet_f6", "input_size": (64, 64)})["input_size"] == (64, 64)
+    assert apply_preset({"name": "resnet50", "amp": "bf16"}) == {"name": "resnet50", "amp": "bf16"}
