@@ -60,6 +60,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
             )
         self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._store, self._seed = open_store(store), seed
+        _ = self._store.labels  # read before workers are forked, so that they share it
         self._recipe = make_recipe(num_classes, grid, smoothing=label_smoothing, **settings)
         super().__init__(label_smoothing=label_smoothing, num_classes=num_classes)
 
@@ -79,6 +80,11 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         """
         targets = collate_targets([target for _, target in batch])
         images = torch.stack([torch.as_tensor(image) for image, _ in batch])
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(
+                f"TokenMixCollate: expected uint8 images [3, H, W], found {images.dtype} {list(images.shape[1:])}; "
+                "leave ToTensor and Normalize to the device (create_loader does), or use TokenMix behind the loader"
+            )
         height, width = images.shape[2:]
         draw, dense = self._recipe.mix(
             self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled

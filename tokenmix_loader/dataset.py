@@ -68,7 +68,10 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         require_choice("MapDataset: missing", missing, ("error", "area"))
         source = source_of(dataset, keys, labels)
         self._load, self._labels = source.load, source.labels
-        self._rows = join(source.keys, source.labels, open_store(store), missing)
+        maps = open_store(store)
+        self._rows = join(source.keys, source.labels, maps, missing)
+        self._sizes = np.where(self._rows[:, None] == NO_MAP, 0, maps.sizes[self._rows])
+        self._key_of = source.keys.__getitem__
         self.transform = _only_one(transform, None if keys is not None else dataset.transform)
 
     @property
@@ -86,10 +89,26 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Any, MapTarget]:
-        """Image and target; OSError, never another image, where the file cannot be read."""
-        image, affine, bounds = (self._transform or _AS_IT_IS).view(self._load(index))
+        """Image and target.
+
+        Raises OSError, and never returns another image, where the file cannot be read; StoreMismatch where the
+        image is of another shape than at extraction.
+        """
+        loaded = self._load(index)
+        self._check_size(index, loaded.size)
+        image, affine, bounds = (self._transform or _AS_IT_IS).view(loaded)
         one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), affine, bounds)
         return image, MapTarget(*one)
+
+    def _check_size(self, index: int, size: tuple[int, int]) -> None:
+        """Maps are in units of the image, so it may have been scaled since, but neither turned nor cropped."""
+        (width, height), (stored_width, stored_height) = size, self._sizes[index].tolist()
+        if abs(width * stored_height - height * stored_width) > stored_width + stored_height:
+            raise StoreMismatch(
+                f"{self._key_of(index)!r}: expected an image of {stored_width} x {stored_height} px or scaled from it, "
+                f"as its map was made from, found {width} x {height}; load images without EXIF rotation or cropping, "
+                "or extract their maps anew"
+            )
 
 
 def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 
-from tokenmix_loader._store import MapStore
+from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.recipe import Draw, Recipe
 from tokenmix_loader.shapes import Grid, require_shape
@@ -27,14 +28,22 @@ class TokenMix:
     """
 
     def __init__(
-        self, store: MapStore, num_classes: int, grid: Grid, *, rng: np.random.Generator, **settings: Any
+        self,
+        store: MapStore | str | PathLike[str],
+        num_classes: int,
+        grid: Grid,
+        *,
+        rng: np.random.Generator,
+        **settings: Any,
     ) -> None:
-        """`settings` are those of `Recipe`, with the options of `sample_masks`. All draws are from `rng`.
+        """`store` may be its path; `settings` are `Recipe`'s and `sample_masks`'. All draws are from `rng`.
 
         Raises ValueError for a setting out of range, TypeError for an unknown one.
         """
         self.mixup_enabled = True
-        self._store, self._rng = store, rng
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"TokenMix: rng: expected a numpy.random.Generator, found {rng!r}; pass default_rng(seed)")
+        self._store, self._rng = open_store(store), rng
         self._recipe = make_recipe(num_classes, grid, **settings)
 
     def __call__(self, images: torch.Tensor, targets: MapTarget) -> Batch:
@@ -44,6 +53,10 @@ class TokenMix:
         are kept. `targets`: a batch of `MapTarget`, best left on the CPU, where maps are read and targets
         computed. Raises ValueError for other shapes or dtypes and for labels outside of [0, K).
         """
+        if not isinstance(targets, MapTarget):
+            raise TypeError(
+                f"TokenMix: targets: expected a batch of MapTarget, found {type(targets).__name__}; use MapDataset"
+            )
         targets = targets.to("cpu")
         _check(images, targets)
         height, width = images.shape[2:]

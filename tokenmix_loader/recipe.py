@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from tokenmix_loader._store import MapStore
+from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import NO_MAP, MapTarget
 from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import GUIDES, KINDS, guided_masks, sample_masks
@@ -18,6 +20,8 @@ from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_
 from tokenmix_loader.targets import evidence as evidence_of
 
 Box = tuple[int, int, int, int]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
 
 
 class Draw(NamedTuple):
@@ -66,11 +70,19 @@ class Recipe:
         require_choice("TokenMix: kind", self.kind, (*KINDS, *GUIDES, "cutmix"))
         require_choice("TokenMix: evidence", self.evidence, tuple(EVIDENCE))
         require_choice("TokenMix: supervision", self.supervision, SUPERVISIONS)
-        for name in ("switch_prob", "prob", "smoothing"):
+        for name in ("switch_prob", "prob", "smoothing", "kept", "min_evidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"TokenMix: {name}: expected a share from 0 to 1, found {getattr(self, name)}; change the setting"
                 )
+        for name, least in (("mixup_alpha", 0), ("cutmix_alpha", np.finfo(float).tiny), ("num_classes", 1)):
+            if not least <= getattr(self, name) < np.inf:
+                raise ValueError(
+                    f"TokenMix: {name}: expected a number >= {least:g}, found {getattr(self, name)}; change the setting"
+                )
+        unknown = sorted(self.mask_options.keys() - signature(sample_masks).parameters.keys())
+        if unknown:
+            raise TypeError(f"TokenMix: {unknown[0]}: expected a setting of Recipe or sample_masks; leave it out")
         # A wrong option fails here, not in the loop.
         self.draw(np.random.default_rng(0), 1, self.grid, torch.zeros(1, *self.grid))
 
@@ -129,15 +141,28 @@ class Recipe:
 def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
     """The evidence in each token of a batch of crops, float32 [B, gh, gw]; it sums to what the crop holds of 1.
 
-    `targets` is a batch on the CPU. Images without a map have no evidence.
+    `targets` is a batch on the CPU. Images without a map have no evidence. Raises StoreMismatch where the store has
+    other labels in these rows: it is not the one that the dataset was joined to.
     """
     # Any row can stand in for a missing one, but the view of an unreadable image is empty: replace both.
     missing = targets.row == NO_MAP
     rows = targets.row.where(~missing, 0).numpy()
+    _check_labels(store, rows, targets.label.numpy(), missing.numpy())
     maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
     maps[missing] = 0
     views[missing] = torch.tensor([0.0, 0, 1, 1])
     return align(refine(maps), views, targets.affine, grid, bounds=targets.bounds)
+
+
+def _check_labels(store: MapStore, rows: Ints, labels: Ints, missing: Bools) -> None:
+    stored = store.labels[rows]
+    wrong = np.flatnonzero((stored != labels) & ~missing)
+    if len(wrong):
+        at = wrong[0]
+        raise StoreMismatch(
+            f"{store!r}: expected label {labels[at]} in row {rows[at]}, found {stored[at]} and {len(wrong) - 1} "
+            "more like it; give the store that the MapDataset was made with"
+        )
 
 
 def _draw_box(rng: np.random.Generator, size: tuple[int, int], kept: float) -> Box:

@@ -75,15 +75,17 @@ def _load_pair(dataset: Any, index: int) -> Image.Image:
 
 
 def _torchvision_folder(dataset: Any) -> Source:
-    root = Path(dataset.root)
-    keys = [Path(path).relative_to(root).as_posix() for path, _ in dataset.samples]
-    return Source(keys, np.asarray(dataset.targets, np.int64), partial(_load_file, dataset))
+    root, paths = Path(dataset.root), [path for path, _ in dataset.samples]
+    keys = [Path(path).relative_to(root).as_posix() for path in paths]
+    # As ImageFolder itself does: paths and labels from `samples`, whatever `targets` says, and as they are now.
+    labels = np.array([label for _, label in dataset.samples], np.int64)
+    return Source(keys, labels, partial(_load_file, dataset.loader, paths))
 
 
-def _load_file(dataset: Any, index: int) -> Image.Image:
-    path = dataset.samples[index][0]
+def _load_file(loader: Callable[[str], Any], paths: Sequence[str], index: int) -> Image.Image:
+    path = paths[index]
     try:
-        image: Image.Image = dataset.loader(path)
+        image: Image.Image = loader(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     return image

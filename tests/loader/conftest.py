@@ -30,9 +30,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CLASSES:
         (root / name).mkdir()
         for i in range(2, 12):
-            pixels = rng.integers(0, 256, (40 + i, 60, 3), np.uint8)
+            width, height = size_of(f"img{i}.jpg")
+            pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
             Image.fromarray(pixels).save(root / name / f"img{i}.jpg")
     return root
+
+
+def size_of(key: str) -> tuple[int, int]:
+    """Width and height of the image with this key: each file number has its own."""
+    return 60, 40 + int("".join(filter(str.isdigit, key)) or 0)
 
 
 def keys_and_labels(root: Path) -> dict[str, int]:
@@ -64,7 +70,8 @@ def make_store(tmp_path: Path) -> StoreMaker:
         create_store(path, header)
         view = np.where(bad[:, None], 0, np.array([0, 0, 1, 1])).astype(np.float32)
         columns: dict[str, Any] = {
-            "label": labels, "prediction": labels, "size": np.ones((n, 2), np.int32), "view": view,
+            "label": labels, "prediction": labels, "view": view,
+            "size": np.array([size_of(key) for key in keys], np.int32),
             "status": np.where(bad, STATUS_UNREADABLE, STATUS_OK).astype(np.uint8),
             "key": np.array(keys, object), "error": np.where(bad, "cut off", "").astype(object),
         }  # fmt: skip

@@ -185,3 +185,9 @@ def test_wrong_settings_and_batches_are_refused(store: MapStore) -> None:
         collate(store)([(image, 3) for image, _ in samples()])  # type: ignore[misc]
     with pytest.raises(ValueError, match="multiples of the 6 x 6 grid, found 13 x 13"):
         collate(store)(samples(side=13))
+
+
+def test_float_images_are_refused_not_rounded(store: MapStore) -> None:
+    given = [(pixels.float() / 255, target) for pixels, target in samples()]
+    with pytest.raises(TypeError, match=r"expected uint8 images \[3, H, W\], found torch.float32"):
+        collate(store)(given)

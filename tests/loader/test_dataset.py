@@ -234,3 +234,28 @@ def test_timm_s_own_training_transform_goes_through_its_loader(images: Path, mak
     pixels, target = next(iter(DataLoader(dataset, 4)))
     assert pixels.shape == (4, 3, 32, 32)
     assert set(target.label.tolist()) <= set(range(len(CLASSES)))
+
+
+@pytest.mark.parametrize("turn", [Image.Transpose.ROTATE_90, None])
+def test_images_of_another_shape_are_refused_scaled_ones_are_not(
+    turn: Image.Transpose | None, images: Path, make_store: StoreMaker
+) -> None:
+    """A loader that follows EXIF, or images cropped since, would lay maps over the wrong pixels."""
+
+    def load(path: str) -> Image.Image:
+        image = Image.open(path).convert("RGB")
+        return image.transpose(turn) if turn is not None else image.resize((image.width * 3, image.height * 3))
+
+    dataset = MapDataset(ImageFolder(str(images), loader=load), make_store(keys_and_labels(images)), CROP)
+    if turn is None:
+        assert dataset[0][0].shape == (3, 24, 24)
+        return
+    with pytest.raises(StoreMismatch, match=r"expected an image of 60 x \d+ px or scaled.*EXIF"):
+        dataset[0]
+
+
+def test_labels_are_those_that_image_folder_gives(images: Path, make_store: StoreMaker) -> None:
+    folder = ImageFolder(str(images))
+    folder.samples = [(path, (label + 1) % 3) for path, label in folder.samples]  # `targets` still has the old ones
+    with pytest.raises(StoreMismatch, match="labels"):
+        MapDataset(folder, make_store(keys_and_labels(images)), CROP)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
+from store import StoreMismatch
 from tests.loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMix, mix_images, read_tokens, sample_masks
 
@@ -226,3 +227,32 @@ def test_a_training_loop(images: Path, make_store: StoreMaker, workers: int) -> 
     assert steps == 5
     assert torch.isfinite(loss)
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_another_store_than_the_datasets_is_refused(make_store: StoreMaker) -> None:
+    """Rows of one store mean nothing in another: without a word, every target would be another image's."""
+    images, targets = batch()
+    rows = {f"ant/img{i}.jpg": (int(label) + 1) % 3 for i, label in enumerate(LABELS)}
+    with pytest.raises(StoreMismatch, match=r"expected label 0 in row 0, found 1 and \d more.*MapDataset"):
+        tokenmix(make_store(rows), switch_prob=1.0)(images, targets)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"kept": 1.5}, {"min_evidence": float("nan")}, {"mixup_alpha": -1}, {"cutmix_alpha": 0}, {"num_classes": 0}],
+)
+def test_settings_that_would_be_ignored_are_refused(store: MapStore, setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"TokenMix: {next(iter(setting))}: expected"):
+        tokenmix(store, **setting)
+
+
+@pytest.mark.parametrize("kind", ["block", "cutmix"])
+def test_unknown_settings_are_refused(store: MapStore, kind: str) -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        tokenmix(store, kind=kind, nonsense=1)
+
+
+def test_plain_labels_are_refused(store: MapStore) -> None:
+    images, targets = batch()
+    with pytest.raises(TypeError, match="expected a batch of MapTarget, found Tensor"):
+        tokenmix(store)(images, targets.label)  # type: ignore[arg-type]
