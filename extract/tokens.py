@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+MAX_OFF = 3  # rows or columns of a map that convolutions without padding take away
 MAX_PREFIX = 16  # class and register tokens in front of the grid
 POOL_TOLERANCE = 1e-5  # between a pooling layer's output and the mean of its input, of the largest value
 
@@ -49,8 +50,10 @@ def possible_layouts(features: object, input_size: tuple[int, int]) -> Iterator[
     if not isinstance(features, torch.Tensor):
         return
     if features.ndim == 4:
-        yield Layout("NCHW", (features.shape[2], features.shape[3]))
-        yield Layout("NHWC", (features.shape[1], features.shape[2]))
+        for name, first in (("NCHW", 2), ("NHWC", 1)):
+            shape = features.shape[first], features.shape[first + 1]
+            if _fits(shape, input_size, MAX_OFF):
+                yield Layout(name, shape)
     elif features.ndim == 3:
         for prefix in range(min(MAX_PREFIX + 1, features.shape[1])):
             grid = _grid_of(features.shape[1] - prefix, input_size)
@@ -64,9 +67,13 @@ def _grid_of(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | None
     h = round(math.sqrt(tokens * height / width))
     if h < 1 or tokens % h:
         return None
-    w = tokens // h
-    fits = abs(h * width - w * height) < max(width, height)  # to one token, as rounding may take one off
-    return (h, w) if fits else None
+    return (h, tokens // h) if _fits((h, tokens // h), input_size, 1) else None
+
+
+def _fits(grid: tuple[int, int], input_size: tuple[int, int], off: int) -> bool:
+    """Whether the grid has the input's aspect, but for `off` rows or columns that rounding and padding may take."""
+    (h, w), (height, width) = grid, input_size
+    return abs(h * width - w * height) < off * max(width, height)
 
 
 class TokenSource(Protocol):
