@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -61,10 +61,11 @@ def extract(store: Path, **given: Any) -> None:
     from extract.signals import stop_on_signals
 
     with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a warning may arrive, too
-        from extract.images import list_images
+        from extract.images import list_images, refuse_store_inside
         from extract.job import run_job
         from extract.progress import show_progress
 
+        refuse_store_inside(store, given["images"])
         images = list_images(given["images"], given["class_map"])
         teacher, options = _prepare(given)
         _say(f"{len(images)} images, {len(images.class_names)} classes; {given['teacher']} on {teacher.device}, "
@@ -126,7 +127,7 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
 
 @main.command()
 @STORE
-@click.option("--images", type=FOLDER, help="Also check that this folder holds the same images and labels.")
+@click.option("--images", type=FOLDER, help="Also check that this folder lists the same names and labels.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 def verify(store: Path, images: Path | None, class_map: Path | None) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
@@ -171,7 +172,7 @@ def info(store: Path, as_json: bool) -> None:
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The PNG to write.")
 @click.option("--pairs", type=click.IntRange(1, 20), default=4, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--evidence", type=click.Choice(["logit", "contrast"]), default="logit", show_default=True)
 @click.option("--mask", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
 def show(store: Path, images: Path, class_map: Path | None, output: Path, **choices: Any) -> None:
@@ -219,8 +220,11 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        mend = "free some and run again; finished shards are kept" if error.errno == errno.ENOSPC else "check the path"
+        mend = "free some and run again: what is finished is kept" if error.errno == errno.ENOSPC else "check the path"
         _fail(f"{error.filename or 'file system'}: {error.strerror}; {mend}")
+    except KeyboardInterrupt:  # click would end with 1, as if something had failed
+        _say("interrupted; run again to go on")
+        sys.exit(130)
 
 
 def _fail(message: str) -> NoReturn:
@@ -229,7 +233,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    with suppress(OSError):  # a log that is gone or full must not end the job
+        click.echo(message, err=True)
 
 
 def _prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
@@ -289,7 +294,7 @@ def _finish(report: Report, store: Path) -> None:
     done = "nothing to do"
     if progress.done:
         done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
-        done += f"teacher's top-1 {100 * progress.top1:.1f} %"
+        done += f"teacher's top-1 {100 * progress.top1:.1f} %" if progress.readable else "none of them readable"
     state = "complete" if report.complete else "incomplete"
     click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")
 

@@ -64,7 +64,7 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
     sorted folder names are the classes, so a folder without images would shift every later label: refused.
 
     Raises ImagesError: nothing there, no image, images outside any class folder, a class folder without images,
-    a folder that the class map lacks, a name that is not UTF-8, the same name twice in a tar.
+    a folder that the class map lacks, two folders of one name, a name that is not UTF-8, the same name twice in a tar.
     """
     root = Path(root)
     classes = _read_class_map(class_map)
@@ -84,8 +84,15 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
         )
     keys = [key for key, _ in found]
     _check_names(root, keys)
+    _check_places(root, keys)
     names = sorted(class_to_idx, key=class_to_idx.__getitem__)
     return ImageList(root, keys, np.array([label for _, label in found], np.int32), names, members)
+
+
+def refuse_store_inside(store: Path, images: Path) -> None:
+    """Raise ImagesError for a store below the image folder: at the next listing it would be a class without images."""
+    if images.resolve() in (store.resolve(), *store.resolve().parents):
+        raise ImagesError(f"{store}: expected a store outside of the images' folder {images}; give another path")
 
 
 def _read_class_map(path: str | Path | None) -> dict[str, int] | None:
@@ -94,8 +101,11 @@ def _read_class_map(path: str | Path | None) -> dict[str, int] | None:
     path = Path(path)
     if path.suffix != ".txt" or not path.is_file():
         raise ImagesError(f"{path}: expected a .txt class map, one folder name per line, found no such file")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ImagesError(f"{path}: expected a text in UTF-8, found {error}; save it as such") from error
     classes: dict[str, int] = load_class_map(str(path))
-    lines = path.read_text(encoding="utf-8").splitlines()
     if len(classes) != len(lines) or "" in classes:
         raise ImagesError(
             f"{path}: expected a different folder name on each of {len(lines)} lines, found empty or repeated "
@@ -156,6 +166,18 @@ def _check_leaf_folders(root: Path, class_to_idx: dict[str, int]) -> None:
             raise ImagesError(
                 f"{folder}: expected images in every class folder, found none; it would shift the labels of the "
                 "classes behind it: remove it, or fix the class indices with --class-map"
+            )
+
+
+def _check_places(root: Path, keys: Sequence[str]) -> None:
+    """timm's class is the name of the image's own folder: two folders of one name would silently become one class."""
+    places: dict[str, str] = {}
+    for folder in dict.fromkeys(os.path.dirname(key) for key in keys):
+        other = places.setdefault(os.path.basename(folder), folder)
+        if other != folder:
+            raise ImagesError(
+                f"{root}: expected one folder per class, found {other!r} and {folder!r}; give the folder whose "
+                "subfolders are the classes, and no links that lead back up"
             )
 
 

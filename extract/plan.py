@@ -41,7 +41,7 @@ def make_plan(images: ImageList, teacher: Teacher, options: JobOptions) -> Plan:
         shards=header.layout.shards,
         nbytes=header.rows * row_nbytes(header),
         decode_rate=_decode_rate(images, teacher) * max(1, options.workers),
-        teacher_rate=_teacher_rate(teacher, options.batch_size),
+        teacher_rate=_teacher_rate(teacher, min(options.batch_size, options.shard_rows, len(images))),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
 
 from extract.errors import TeacherError
@@ -92,6 +93,13 @@ def _crop_interval(resized_px: int, crop_px: int) -> tuple[float, float]:
     return start / resized_px, (start + crop_px) / resized_px
 
 
+def _reason(error: Exception) -> str:
+    """Why an image cannot be decoded: the same text in every run, for it is stored."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image format that Pillow knows"
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")[:200]
+
+
 class Sample(NamedTuple):
     """One decoded row. `error`: the image cannot be decoded. `fault`: the file system, not the image, failed."""
 
@@ -143,7 +151,7 @@ class Decoder(torch.utils.data.Dataset[Sample]):
         try:
             return self.decode(row, data)
         except Exception as error:
-            return Sample(row, None, error=f"{type(error).__name__}: {error}"[:200])
+            return Sample(row, None, error=_reason(error))
 
     def decode(self, row: int, data: bytes) -> Sample:
         """Decode and transform one encoded image (no EXIF rotation, as in training)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TextIO
 
@@ -17,10 +17,10 @@ LOG_INTERVAL_S = 10.0
 
 
 @contextmanager
-def show_progress(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
-    """Yield the `on_progress` callback that suits the stream."""
-    if not stream.isatty():
-        yield _LogLines(stream)
+def show_progress(stream: TextIO | None) -> Iterator[Callable[[Progress], None]]:
+    """Yield the `on_progress` callback that suits the stream; None is a closed one."""
+    if stream is None or not stream.isatty():
+        yield _LogLines(stream) if stream else lambda _: None
         return
     with tqdm(total=0, unit="img", file=stream, dynamic_ncols=True, smoothing=0.1) as bar:
 
@@ -42,11 +42,12 @@ class _LogLines:
             return
         self._next = time.monotonic() + LOG_INTERVAL_S
         eta = timedelta(seconds=round((progress.total - progress.done) / max(progress.rate, 1e-9)))
-        print(
-            f"{progress.done}/{progress.total} images, {progress.rate:.1f} img/s, ETA {eta}, {_accuracy(progress)}",
-            file=self._stream,
-            flush=True,
-        )
+        with suppress(OSError):  # a log that is gone or full must not end the job
+            print(
+                f"{progress.done}/{progress.total} images, {progress.rate:.1f} img/s, ETA {eta}, {_accuracy(progress)}",
+                file=self._stream,
+                flush=True,
+            )
 
 
 def _accuracy(progress: Progress) -> str:

@@ -48,6 +48,12 @@ FITTING = (
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# What would load weights, or change what the header says, behind the back of our own options.
+RESERVED_ARGS = frozenset(
+    {"pretrained", "checkpoint_path", "num_classes", "pretrained_cfg", "pretrained_cfg_overlay", "in_chans"}
+)
+
+
 @dataclass(frozen=True)
 class TeacherSpec:
     """What the user says about the teacher. Exactly one of `pretrained`, `checkpoint`, `random_weights`."""
@@ -107,10 +113,10 @@ class Teacher:
         self.num_classes = int(self.model.num_classes)  # type: ignore[arg-type]
         self._kind = self._make_kind()
         self.grid, self.depth = self._kind.grid, self._kind.depth
-        self.device = torch.device(spec.device)
         try:
+            self.device = torch.device(spec.device)
             self.model.to(self.device).to(memory_format=torch.channels_last)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise TeacherError(f"--device {spec.device}: cannot be used: {error}") from error
         scale = self.preprocessing
         self._mean = torch.tensor(scale.mean, device=self.device).view(1, 3, 1, 1)
@@ -217,6 +223,12 @@ def build_model(spec: TeacherSpec) -> torch.nn.Module:
             "--checkpoint FILE, or --random-weights SEED (for trying things out)"
         )
     model_args = dict(spec.model_args)
+    reserved = sorted(RESERVED_ARGS & model_args.keys())
+    if reserved:
+        raise TeacherError(
+            f"--model-arg {reserved[0]}: expected an argument of the model's architecture; weights, classes and "
+            "preprocessing have options of their own: --checkpoint, --pretrained, --num-classes, --crop-mode"
+        )
     if spec.num_classes is not None:
         model_args["num_classes"] = spec.num_classes
     with torch.random.fork_rng(devices=[]):

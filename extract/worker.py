@@ -43,7 +43,7 @@ class Worker:
     def parse(cls, text: str) -> Worker:
         """`i/n` -> worker i of n, i from 0."""
         index, slash, count = text.partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
+        if not (slash and index.isdecimal() and count.isdecimal()):
             raise ExtractError(f"--worker {text}: expected i/n with 0 <= i < n, for example 0/4")
         return cls(int(index), int(count))
 

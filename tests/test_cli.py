@@ -165,7 +165,10 @@ def test_extract_into_another_configuration(maps: Path, images: Path) -> None:
 
 def test_extract_errors_exit_1(images: Path, tmp_path: Path) -> None:
     fails(tokenmix("extract", tmp_path / "none", tmp_path / "maps", *QUICK), "found nothing")
-    fails(tokenmix("extract", images, images, *QUICK), "not a store")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    fails(tokenmix("extract", images, tmp_path / "mine", *QUICK), "not a store")
+    fails(tokenmix("extract", images, images / "maps", *QUICK), "outside of the images' folder")
     fails(tokenmix("extract", images, tmp_path / "m", "--teacher", "resnet_26", "--random-weights", "0"), "resnet26")
     fails(tokenmix("extract", images, tmp_path / "m", "--teacher", "resnet26"), "--pretrained")
     assert not (tmp_path / "m").exists()
@@ -175,6 +178,7 @@ def test_extract_errors_exit_1(images: Path, tmp_path: Path) -> None:
     "options",
     [
         ["--input-size", "big"],
+        ["--input-size", "²"],
         ["--input-size", "0"],
         ["--crop-pct", "1.5"],
         ["--crop-mode", "fill"],

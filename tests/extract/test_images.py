@@ -105,6 +105,23 @@ def test_missing_class_map(make_folder: MakeFolder, tmp_path: Path) -> None:
     expect("no such file", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
 
 
+def test_class_map_that_is_no_text(make_folder: MakeFolder, tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_bytes(b"\xff\xfe\n")
+    expect("a text in UTF-8", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
+
+
+def test_two_folders_of_one_name(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """train/ and val/ below one root would become one class each, silently."""
+    make_folder({"train/cat": ["1.jpg"], "val/cat": ["1.jpg"]})
+    expect("one folder per class, found 'train/cat' and 'val/cat'", tmp_path / "images")
+
+
+def test_a_link_that_leads_back_up(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": ["1.jpg"]})
+    (root / "a" / "up").symlink_to(root)
+    expect("no links that lead back up", root)
+
+
 def test_name_that_is_not_utf8(make_folder: MakeFolder) -> None:
     root = make_folder({"a": ["1.jpg"]})
     os.rename(root / "a" / "1.jpg", os.fsencode(root / "a") + b"/\xff.jpg")

@@ -137,6 +137,23 @@ def test_another_configuration_is_refused(
     assert shard_bytes(tmp_path / "maps") == before
 
 
+def test_an_empty_store_of_another_configuration_says_so(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", teacher)
+    for shard in (tmp_path / "maps").glob("shard-*"):
+        shard.unlink()
+    with pytest.raises(StoreMismatch, match="holds no shard yet: remove the folder"):
+        run(images, tmp_path / "maps", teacher, dtype="float32")
+
+
+def test_what_is_no_file_is_no_shard(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "maps", teacher)
+    shard = tmp_path / "maps" / "shard-00001.h5"
+    shard.unlink()
+    shard.symlink_to(tmp_path / "gone")
+    assert run(images, tmp_path / "maps", teacher).progress.done == 5
+    assert verify(tmp_path / "maps").ok
+
+
 def test_another_image_folder_is_refused(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
     run(images, tmp_path / "maps", teacher)
     (images.root / "cat" / "0.jpg").rename(images.root / "cat" / "00.jpg")
@@ -165,7 +182,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(images: ImageList, teacher
     assert np.flatnonzero(maps.statuses == STATUS_UNREADABLE).tolist() == [7]
     assert not maps.read([7]).any()
     assert maps.predictions[7] == -1
-    assert "UnidentifiedImageError" in maps.errors[7]
+    assert maps.errors[7] == "no image format that Pillow knows"
     assert verify(tmp_path / "maps").ok
 
 

@@ -106,6 +106,11 @@ def test_model_arg_that_timm_does_not_take() -> None:
     refuse("timm cannot build it.*check --model-arg", model_args={"no_such": 1})
 
 
+@pytest.mark.parametrize("name", ["num_classes", "checkpoint_path", "pretrained_cfg"])
+def test_model_args_that_have_an_option_of_their_own(name: str) -> None:
+    refuse(f"--model-arg {name}", model_args={name: 5})
+
+
 def test_no_network_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -153,7 +158,8 @@ def test_pth_of_a_training_run_is_read(tmp_path: Path) -> None:
 
 
 def test_unusable_device() -> None:
-    refuse("--device cuda:99", device="cuda:99", input_size=(64, 64))
+    for device in ("cuda:99", "foo"):
+        refuse(f"--device {device}", device=device, input_size=(64, 64))
 
 
 @pytest.mark.parametrize(
