@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from extract.errors import TeacherError
 from extract.images import list_images
 from extract.job import JobOptions, run_job
 from extract.order import order_fault, probe_images
@@ -290,3 +291,27 @@ def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, t
         assert verify(tmp_path / kind).ok
     direct, derived = (MapStore(tmp_path / kind).read(range(3)) for kind in ("label", "features"))
     np.testing.assert_allclose(derived, direct, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "why"),
+    [
+        ("test_convnext", {"kind": "features"}, "affine after average pooling, found .*linearised; use --kind label"),
+        ("test_resnet", {"kind": "topk", "top_k": 11}, "--top-k 11: expected at most the teacher's 10 classes"),
+        ("test_resnet", {"kind": "cam", "cam_stage": "layer9"}, "--cam-stage layer9: .*such as conv1"),
+        ("test_resnet", {"kind": "cam", "cam_stage": "fc"}, "--cam-stage fc: expected a map of tokens"),
+        ("efficientvit_b0", {"compile": True}, "--compile: expected tokens from forward_features, found input of"),
+    ],
+)
+def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(TeacherError, match=why):
+        Teacher(TeacherSpec(name, **SPEC, **asked))
+
+
+def test_a_class_token_teacher_has_cams() -> None:
+    teacher = Teacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
+    assert teacher.header()["route"] == "LayerCAM at blocks.4, NLC after 1 prefix tokens"
+    maps = teacher.maps(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2]))
+    assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
+    assert (maps.payload["label_cam"] >= 0).all()
+    assert maps.payload["label_cam"].std() > 0
