@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -56,6 +57,13 @@ def test_split_arrays_are_all_the_workers(tasks: int, limit: int | None) -> None
         offset, total = re.search(r"worker=\"\$\(\(SLURM_ARRAY_TASK_ID \+ (\d+)\)\)/(\d+)\"", script).groups()  # type: ignore[union-attr]
         workers += [f"{i + int(offset)}/{total}" for i in range(last + 1)]
     assert workers == [f"{i}/{tasks}" for i in range(tasks)]
+
+
+def test_log_folders_with_blanks_are_quoted() -> None:
+    scripts = render_arrays(replace(EVERYTHING, log_dir=Path("/data/my logs")), Path("/data/maps"), [], None)
+    assert '#SBATCH --output="/data/my logs/%x-%A_%a.log"\n' in scripts[0]
+    with pytest.raises(ExtractError, match="without quotes and line breaks"):
+        render_arrays(replace(EVERYTHING, log_dir=Path("/data/my\nlogs")), Path("/data/maps"), [], None)
 
 
 def test_job_names_tell_stores_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
