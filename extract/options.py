@@ -26,7 +26,7 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 JOB_OPTIONS = [
     click.argument("images", type=FOLDER),
-    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME or local-dir:PATH; also nfnet_f6: 576 px."),
+    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME or local-dir:PATH; also nfnet_f6."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
     click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,13 @@ from typing import Any
 
 import timm
 import torch
-import xxhash
-from timm.models import load_state_dict
 
 from extract.errors import TeacherError
 from extract.kinds import CamKind, Kind, Maps, TokenKind
 from extract.preprocess import Preprocessing
 from extract.routes import Refusal, Route, choose_route
 from extract.tokens import HeadSource
+from extract.weights import first_line, load_checkpoint, weights_digest
 from store import Json
 
 # What to name to a user whose teacher is refused; all pass (docs/teachers.md).
@@ -205,7 +204,7 @@ def find_route(model: torch.nn.Module, input_size: tuple[int, int], spec: Teache
     try:
         route = choose_route(model, input_size, class_token=spec.class_token)
     except (AttributeError, AssertionError, RuntimeError, NotImplementedError) as error:
-        raise TeacherError(f"--teacher {spec.name}: cannot run at {input_size}: {_first_line(error)}") from error
+        raise TeacherError(f"--teacher {spec.name}: cannot run at {input_size}: {first_line(error)}") from error
     if isinstance(route, Refusal):
         near = difflib.get_close_matches(spec.name, FITTING, n=1, cutoff=0)[0]
         hint = f"the nearest that fits is {near}" + ("" if spec.class_token else "; --class-token may do, inexactly")
@@ -237,9 +236,9 @@ def build_model(spec: TeacherSpec) -> torch.nn.Module:
             model: torch.nn.Module = timm.create_model(spec.name, pretrained=spec.pretrained, **model_args)
         except Exception as error:
             hint = "; without network give --checkpoint FILE" if spec.pretrained else "; check --model-arg"
-            raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {_first_line(error)}{hint}") from error
+            raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {first_line(error)}{hint}") from error
     if spec.checkpoint is not None:
-        _load_checkpoint(model, spec.checkpoint)
+        load_checkpoint(model, spec.checkpoint)
     return model.eval().requires_grad_(False)
 
 
@@ -249,54 +248,6 @@ def _check_name(name: str) -> None:
     near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5)
     nearest = f"; did you mean {', '.join(near)}?" if near else ""
     raise TeacherError(f"--teacher {name}: expected a timm model, found no such name{nearest}")
-
-
-def _load_checkpoint(model: torch.nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise TeacherError(f"--checkpoint {path}: expected a .safetensors or .pth file, found nothing there")
-    try:
-        given = load_state_dict(str(path), weights_only=True)  # no pickled code runs
-    except Exception as error:
-        raise TeacherError(
-            f"--checkpoint {path}: expected a state dict of plain tensors, found: {_first_line(error)}; re-save it "
-            "as safetensors"
-        ) from error
-    wanted = model.state_dict()
-    problems = _misfits(wanted, given)
-    if problems:
-        raise TeacherError(
-            f"--checkpoint {path}: does not fit the model: {'; '.join(problems)}. "
-            "Check --teacher, --num-classes and --model-arg against the training run"
-        )
-    model.load_state_dict(given)
-
-
-def _misfits(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    def listed(what: str, names: Sequence[str]) -> str:
-        return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
-    shapes = [
-        f"{name} expected {tuple(wanted[name].shape)} found {tuple(given[name].shape)}"
-        for name in wanted
-        if name in given and wanted[name].shape != given[name].shape
-    ]
-    named = (("missing", missing), ("not in the model", unexpected), ("of another shape", shapes))
-    return [listed(what, names) for what, names in named if names]
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """xxh3_128 over names and values of all parameters and buffers: what makes two teachers the same."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def parse_model_arg(text: str) -> tuple[str, object]:

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from extract.errors import TeacherError
 from extract.presets import apply_preset
-from extract.teacher import Teacher, TeacherSpec, parse_model_arg, weights_digest
+from extract.teacher import Teacher, TeacherSpec, parse_model_arg
+from extract.weights import weights_digest
 
 SMALL: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
 
