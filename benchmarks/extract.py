@@ -31,7 +31,7 @@ from extract.job import START_METHOD, JobOptions, run_job
 from extract.preprocess import Decoder
 from extract.teacher import Teacher, TeacherSpec
 
-CASES = {"test_resnet": 1024, "resnet101": 48}  # teacher -> images: decode-bound, and bound by the forward pass
+CASES = {"test_resnet": 512, "resnet101": 160}  # teacher -> images: decode-bound, and bound by the forward pass
 CLASSES = 10
 
 
