@@ -19,9 +19,9 @@ def load_checkpoint(model: torch.nn.Module, path: Path) -> None:
     try:
         given = load_state_dict(str(path), weights_only=True)
     except Exception as error:
+        reason = first_line(error).partition(" No automatic")[0]  # torch goes on to advise running the pickle
         raise TeacherError(
-            f"--checkpoint {path}: expected a state dict of plain tensors, found: {first_line(error)}; re-save it "
-            "as safetensors"
+            f"--checkpoint {path}: expected a state dict of plain tensors, found: {reason}; re-save it as safetensors"
         ) from error
     wanted = model.state_dict()
     problems = _misfits(wanted, given)

@@ -51,11 +51,18 @@ class Worker:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Worker:
         """torchrun's RANK/WORLD_SIZE; else Slurm's array index and the task of its job step; else 0 of 1.
 
-        Outside of `srun` a job has one process, whatever --ntasks says.
+        Outside of `srun` a job has one process, whatever --ntasks says. Raises ExtractError for variables that make
+        no sense together.
         """
-        if "RANK" in environ and "WORLD_SIZE" in environ:
-            return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
-        array, task = _slurm_array(environ), _slurm_task(environ)
+        try:
+            if "RANK" in environ and "WORLD_SIZE" in environ:
+                return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
+            array, task = _slurm_array(environ), _slurm_task(environ)
+        except (KeyError, ValueError, ZeroDivisionError) as error:
+            raise ExtractError(
+                f"environment: expected the numbers that torchrun or Slurm set, found {type(error).__name__}: {error}; "
+                "say who this is with --worker I/N"
+            ) from error
         return cls(array.index * task.count + task.index, array.count * task.count)
 
 

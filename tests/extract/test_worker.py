@@ -71,6 +71,20 @@ def test_local_device(given_: str | None, devices: int, environ: dict[str, str],
     assert local_device(given_, devices, environ) == expected
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"SLURM_ARRAY_TASK_ID": "1"},
+        {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_STEP": "0"},
+        {"SLURM_STEP_NUM_TASKS": "2"},
+    ],
+)
+def test_environment_that_makes_no_sense(environ: dict[str, str]) -> None:
+    with pytest.raises(ExtractError, match="--worker I/N"):
+        Worker.from_environment(environ)
+
+
 @pytest.mark.parametrize("text", ["4/4", "-1/4", "1", "a/b", "1/0", ""])
 def test_not_a_worker(text: str) -> None:
     with pytest.raises(ExtractError, match="i/n"):
