@@ -112,9 +112,10 @@ def test_time_limit(submit: Submit, expected: dict[str, bytes], tmp_path: Path) 
 
     So it does not depend on the machine's speed; what a warning does to the work itself, preemption tells.
     """
-    submit(1, "--time", "2", "--warn", "30", "--setup", '[ -n "$SLURM_RESTART_COUNT" ] || sleep 100')
+    setup = 'echo "start ${SLURM_RESTART_COUNT:-0}"; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
+    submit(1, "--time", "2", "--warn", "30", "--setup", setup)
     store = tmp_path / "maps"
-    wait_until(lambda: "DUE TO JOB REQUEUE" in log_text(store), 180, "the time limit")
+    wait_until(lambda: "start 1" in log_text(store), 180, "the time limit")
     for task in tasks_of(store):  # once is enough; on a busy machine two minutes are short
         output_of("scontrol", "update", f"JobId={task}", "TimeLimit=20")
     check(store, expected)
