@@ -13,8 +13,8 @@ from tokenmix_loader.shapes import require_choice, require_shape
 Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Scores = tuple[torch.Tensor, torch.Tensor]
 
-# A crop that holds less than this share of a map's evidence holds background, not the object. At 0.01 the crops that
-# hold a sliver of it make a tenth of an ideal map's error (benchmarks/fidelity.py); maps of a teacher are indifferent.
+# A crop that holds less than this share of a map's evidence holds background, not the object. Low: a crop with
+# a sliver of the object is still scored better by its map than by area.
 MIN_EVIDENCE = 0.003
 SUPERVISIONS = ("tokenmix", "area")
 
