@@ -1,0 +1,166 @@
+"""The commands of the job: plan, extract, submit, status. Heavy imports wait inside, for a light `--help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from extract.options import MAX_ERRORS, STORE, given_arguments, job_options, slurm_options
+from extract.terminal import describe_header, say, spell_bytes, user_errors
+
+if TYPE_CHECKING:
+    from extract.job import JobOptions, Report
+    from extract.teacher import Teacher
+
+WATCH_S = 5.0
+
+
+@click.command()
+@job_options
+def plan(**given: Any) -> None:
+    """Rows, shards, bytes and estimated hours of a job; writes nothing."""
+    with user_errors():
+        from extract.images import list_images
+        from extract.plan import make_plan
+
+        images = list_images(given["images"], given["class_map"])
+        teacher, options = prepare(given)
+        result = make_plan(images, teacher, options)
+        describe_header(result.header)
+        click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {spell_bytes(result.nbytes)} in all")
+        click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.workers} processes (measured)")
+        click.echo(f"teacher   {result.teacher_rate:.1f} img/s on {teacher.device} (measured)")
+        click.echo(f"estimate  {result.hours:.2f} hours with one worker")
+
+
+@click.command()
+@job_options
+@STORE
+@click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")
+@MAX_ERRORS
+def extract(store: Path, **given: Any) -> None:
+    """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
+    from extract.signals import stop_on_signals
+
+    with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a warning may arrive, too
+        from extract.images import list_images, refuse_store_inside
+        from extract.job import run_job
+        from extract.progress import show_progress
+
+        refuse_store_inside(store, given["images"])
+        images = list_images(given["images"], given["class_map"])
+        teacher, options = prepare(given)
+        say(f"{len(images)} images, {len(images.class_names)} classes; {given['teacher']} on {teacher.device}, "
+             f"grid {teacher.grid[0]} x {teacher.grid[1]}")  # fmt: skip
+        with show_progress(sys.stderr) as on_progress:
+            report = run_job(images, store, teacher, options, on_progress=on_progress, stop=stop)
+        _finish(report, store)
+        if report.stopped:
+            say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+            sys.exit(stop.exit_code)
+
+
+@click.command()
+@job_options
+@STORE
+@MAX_ERRORS
+@slurm_options
+@click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
+def submit(store: Path, dry_run: bool, **given: Any) -> None:
+    """Run `extract` as a Slurm array, after checking that it would start."""
+    with user_errors():
+        from extract.slurm import SlurmOptions, max_array_size, render_arrays, submit_arrays, this_command
+
+        names = {field.name for field in dataclasses.fields(SlurmOptions)}
+        asked = {name: value for name, value in given.items() if name in names and value is not None}
+        asked.setdefault("log_dir", Path(f"{store.absolute()}.logs"))
+        asked.setdefault("command", this_command())
+        slurm = SlurmOptions(**asked)
+        _check_submission(store, slurm.tasks, given)
+        arguments = given_arguments(click.get_current_context(), leave_out={*names, "dry_run"})
+        scripts = render_arrays(slurm, store, arguments, max_array_size())
+        if dry_run:
+            click.echo("\n".join(scripts), nl=False)
+            return
+        for job in submit_arrays(scripts, slurm.log_dir):
+            click.echo(f"submitted array {job}; see `tokenmix status {store}` and {slurm.log_dir}")
+
+
+@click.command()
+@STORE
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--watch", is_flag=True, help="Redraw every few seconds until all is done.")
+@click.option("--errors", is_flag=True, help="Also name the unreadable images; reads every shard.")
+def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
+    """How far STORE is, how fast, and who is at work on it."""
+    with user_errors():
+        from extract.status import describe, read_status
+
+        while True:
+            found = read_status(store, unreadable=errors)
+            text = json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(describe(found))
+            if watch:
+                click.clear()
+            click.echo(text)
+            if found.complete or not watch:
+                return
+            time.sleep(WATCH_S)
+
+
+def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
+    """The teacher, loaded and checked, and the job's options, from the command line."""
+    import torch
+
+    from extract.job import JobOptions
+    from extract.presets import apply_preset
+    from extract.teacher import Teacher, TeacherSpec, parse_model_arg
+    from extract.worker import Worker, local_device
+
+    names = {field.name for field in dataclasses.fields(TeacherSpec)}
+    spec = {name: value for name, value in given.items() if name in names}
+    spec["name"] = given["teacher"]
+    spec["model_args"] = dict(parse_model_arg(text) for text in given["model_args"])
+    spec["device"] = local_device(given["device"], torch.cuda.device_count())
+    options = JobOptions(
+        dtype=given["dtype"],
+        shard_rows=given["shard_size"],
+        batch_size=given["batch_size"],
+        workers=given["workers"],
+        worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
+        max_errors=given.get("max_errors"),
+    )
+    return Teacher(TeacherSpec(**apply_preset(spec))), options
+
+
+def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:
+    """What `extract` would refuse, in front of the user and not in a log file hours later."""
+    from extract.errors import ExtractError
+    from extract.images import list_images
+    from extract.plan import missing_shards
+
+    images = list_images(given["images"], given["class_map"])
+    missing = missing_shards(images, store, *prepare({**given, "device": "cpu"}))
+    say(f"{len(images)} images, {missing} shards to do, {tasks} workers")
+    if tasks > missing:
+        raise ExtractError(
+            f"--tasks {tasks}: expected at most one worker per shard that is missing, found {missing} of those; "
+            "give fewer tasks, or a new store with a smaller --shard-size"
+        )
+
+
+def _finish(report: Report, store: Path) -> None:
+    progress = report.progress
+    for key, reason in progress.errors:
+        say(f"unreadable: {key!r}: {reason}")
+    done = "nothing to do"
+    if progress.done:
+        done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
+        done += f"teacher's top-1 {100 * progress.top1:.1f} %" if progress.readable else "none of them readable"
+    state = "complete" if report.complete else "incomplete"
+    click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")

@@ -1,0 +1,67 @@
+"""What the commands say, and how they end: one message and exit status 1 for what the user can mend."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from store import Header
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Errors that the user can mend end in one message and exit status 1, anything else in a traceback."""
+    from extract.errors import ExtractError
+    from store import StoreError
+
+    try:
+        yield
+    except (ExtractError, StoreError) as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        mend = "free some and run again: what is finished is kept" if error.errno == errno.ENOSPC else "check the path"
+        fail(f"{error.filename or 'file system'}: {error.strerror}; {mend}")
+    except KeyboardInterrupt:  # click would end with 1, as if something had failed
+        say("interrupted; run again to go on")
+        sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong on stderr and end with status 1."""
+    click.echo(f"tokenmix: error: {message}", err=True)
+    sys.exit(1)
+
+
+def say(message: str) -> None:
+    """One line on stderr, for people."""
+    with suppress(OSError):  # a log that is gone or full must not end the job
+        click.echo(message, err=True)
+
+
+def describe_header(header: Header) -> None:
+    """Print what a store contains, and how it was made."""
+    teacher, images = header.teacher, header.preprocessing
+    size = "x".join(str(side) for side in images["input_size"])  # type: ignore[union-attr]
+    click.echo(f"rows      {header.rows} images of {header.dataset['root_name']!r}, "
+               f"{len(header.dataset['class_names'])} classes")  # type: ignore[arg-type]  # fmt: skip
+    click.echo(f"maps      {header.kind}, {header.grid[0]} x {header.grid[1]} {header.dtype}")
+    click.echo(f"teacher   {teacher['name']}, {teacher['parameters']:,} parameters, {teacher['source']} weights")
+    click.echo(f"input     {size} px, {images['crop_mode']} {images['crop_pct']}, {images['interpolation']}")
+
+
+def spell_bytes(count: int) -> str:
+    """A size for people: `1.2 GB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
