@@ -152,7 +152,7 @@ def run_job(
         while (first := _wait_for_shard(queue, stop)) is not None:
             batches = _batches(header, queue, first, progress, options.batch_size)
             decoded = _decoded(images, teacher, batches, progress, options)
-            for batch, maps in _computed(teacher, images, decoded, progress, options):
+            for batch, maps in _computed(teacher, images, decoded, progress, header.maps_dtype):
                 if stop():
                     break
                 rows = row_batch(images, batch, maps, header)
@@ -224,10 +224,10 @@ def _decoded(
 
 
 def _computed(
-    teacher: Teacher, images: ImageList, batches: Iterator[Batch], progress: Progress, options: JobOptions
+    teacher: Teacher, images: ImageList, batches: Iterator[Batch], progress: Progress, maps_dtype: str
 ) -> Iterator[tuple[Batch, Maps]]:
     """Batches with their maps; on a GPU one behind, so that it computes while we wait for the copy of the last."""
-    dtype = getattr(torch, options.dtype)
+    dtype = getattr(torch, maps_dtype)
     behind = int(teacher.device.type == "cuda")
     begun: deque[tuple[Batch, Pending]] = deque()
     for batch in batches:

@@ -24,7 +24,7 @@ def row_batch(images: ImageList, batch: Batch, maps: Maps, header: Header) -> Ro
     keys = [images.keys[row] for row in batch.rows]
     readable = np.array([not error for error in batch.error])
     payload: dict[str, Array] = {}
-    for field in header.payload:
+    for field in header.maps:
         values = maps.payload[field.name].numpy()
         mask = readable.reshape(-1, *[1] * len(field.shape))
         payload[field.name] = np.where(mask, values, values.dtype.type(0)).astype(field.dtype, copy=False)
@@ -42,13 +42,14 @@ def row_batch(images: ImageList, batch: Batch, maps: Maps, header: Header) -> Ro
 
 
 def _check_range(values: Array, keys: list[str], name: str, dtype: str) -> None:
-    finite = np.isfinite(values)
+    most = np.finfo("float16" if dtype == "uint8" else dtype).max  # uint8: the offset is float16
+    finite = np.isfinite(values) & (np.abs(values) <= most)
     if finite.all():
         return
     row = int(np.flatnonzero(~finite.reshape(len(finite), -1).all(1))[0])
     value = values[row][~finite[row]][0]
     remedy = "--amp none, or check the teacher's weights" if np.isnan(value) else "--dtype float32 or --amp none"
     raise TeacherError(
-        f"{keys[row]!r}: expected a finite {name} of at most {np.finfo(dtype).max:g} ({dtype}), found {value:g}; "
+        f"{keys[row]!r}: expected a finite {name} of at most {most:g} ({dtype}), found {value:g}; "
         f"use {remedy}"
     )

@@ -53,6 +53,8 @@ class Header:
         """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
         _expect_choice("kind", self.kind, KINDS)
         _expect_choice("dtype", self.dtype, DTYPES)
+        if self.dtype == "uint8" and has_depth(self.kind):
+            raise _fault("dtype", f"float16 or float32 for kind {self.kind}", self.dtype)
         for name in ("rows", "shard_rows", "depth"):
             object.__setattr__(self, name, _expect_count(name, getattr(self, name)))
         if not (isinstance(self.grid, Sequence) and len(self.grid) == 2):
@@ -77,15 +79,28 @@ class Header:
 
     @property
     def payload(self) -> tuple[Field, ...]:
-        """The payload datasets of this kind."""
-        h, w = self.grid
-        classes = len(self.dataset["class_names"])  # type: ignore[arg-type]
-        return payload_fields(self.kind, self.dtype, {"d": self.depth, "h": h, "w": w}, classes)
+        """The payload datasets of this kind, as they lie in a shard."""
+        return self._payload_of(self.dtype)
+
+    @property
+    def maps(self) -> tuple[Field, ...]:
+        """The payload as it is given to a writer and read back: the same, but float32 where uint8 is stored."""
+        return self._payload_of(self.maps_dtype)
+
+    @property
+    def maps_dtype(self) -> str:
+        """The float type of `maps`."""
+        return "float32" if self.dtype == "uint8" else self.dtype
 
     @property
     def datasets(self) -> tuple[Field, ...]:
         """Every dataset of a shard but the texts; all but the last are in the row digest, in this order."""
         return (*self.payload, *COLUMNS, DIGEST)
+
+    def _payload_of(self, dtype: str) -> tuple[Field, ...]:
+        h, w = self.grid
+        classes = len(self.dataset["class_names"])  # type: ignore[arg-type]
+        return payload_fields(self.kind, dtype, {"d": self.depth, "h": h, "w": w}, classes)
 
     def to_json(self) -> str:
         """The text of `store.json`."""

@@ -18,8 +18,9 @@ from store.head import Head, read_head
 from store.header import Header
 from store.layout import Rows, shard_name
 from store.mapping import Place, RowReader, open_rows, place_of
+from store.quantise import DequantisedRows
 from store.shard import open_shard
-from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, STATUS_OK, Field, has_depth
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, has_depth
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -71,10 +72,13 @@ class MapStore:
             _read_through(self._files)
         random = _exceeds_memory(self._files)
         fields = (*self.header.payload, _VIEW)
-        self._rows = {
+        self._rows: dict[str, RowReader] = {
             field.name: open_rows(places, self.header.layout, field, random=random)
             for field, places in zip(fields, _places(self._files, self.header, fields), strict=True)
         }
+        if SCALE_OFFSET.name in self._rows:
+            plane = self.header.payload[0].name
+            self._rows[plane] = DequantisedRows(self._rows[plane], self._rows.pop(SCALE_OFFSET.name))
 
     @property
     def kind(self) -> str:
@@ -99,11 +103,11 @@ class MapStore:
         return partial(MapStore, preload=self._preload), (str(self._folder),)
 
     def read(self, rows: IndexLike) -> Array:
-        """One map for each of rows [B] -> [B, h, w] of the header's dtype; IndexError outside [0, N).
+        """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
 
         Of kinds label, cam and activation it is what is stored; of kind topk the logit of the row's label where
         that is among the token's top k, else 0; of kind features the label's logit by the head's weights, at the
-        price of reading all features.
+        price of reading all features. IndexError for a row outside [0, N).
         """
         if self.kind == "features":
             return self._label_of_features(_as_rows(rows))

@@ -14,12 +14,14 @@ from xxhash import xxh3_64_intdigest
 
 from store.errors import StoreError
 from store.header import Header
+from store.quantise import quantise
 from store.spec import (
     COLUMNS,
     DIGEST,
     MAX_ERROR_NBYTES,
     MAX_KEY_NBYTES,
     NEVER_NEGATIVE,
+    SCALE_OFFSET,
     STATUS_OK,
     STATUSES,
     TEXTS,
@@ -34,7 +36,7 @@ Table = dict[str, Array]
 class RowBatch:
     """B consecutive rows, in the order of the store.
 
-    payload: the datasets of the header's kind, {"label_logit": [B, h, w] of the header's dtype} for `label`;
+    payload: `Header.maps`, {"label_logit": [B, h, w]} for kind label, float32 where the store's dtype is uint8;
     label, prediction: int32 [B]; size: int32 [B, 2], width and height in px; view: float32 [B, 4], (x0, y0, x1, y1)
     in the unit square of the image; status: uint8 [B]; key: [B] path relative to the dataset root, '/' separated;
     error: [B] "" for ok rows. A row that is not ok has an all-zero payload and a reason.
@@ -85,9 +87,9 @@ def batch_table(header: Header, batch: RowBatch) -> Table:
     """The batch as datasets, digests included; StoreError for a wrong dtype, shape or row."""
     b = len(batch.key)
     given = dict(batch.payload) | {field.name: getattr(batch, field.name) for field in COLUMNS}
-    expected = [field for field in header.datasets if field is not DIGEST]
+    expected = (*header.maps, *COLUMNS)
     if given.keys() != {field.name for field in expected}:
-        raise StoreError(f"batch: expected {[f.name for f in header.payload]}, found {sorted(batch.payload)}")
+        raise StoreError(f"batch: expected {[f.name for f in header.maps]}, found {sorted(batch.payload)}")
     table: Table = {}
     for name, dtype, shape in expected:
         array = np.asarray(given[name])
@@ -97,6 +99,9 @@ def batch_table(header: Header, batch: RowBatch) -> Table:
                 f"found {array.dtype} {list(array.shape)}; convert it before it is appended"
             )
         table[name] = array.astype(dtype, copy=True)
+    if header.dtype == "uint8":
+        plane = header.maps[0].name
+        table[plane], table[SCALE_OFFSET.name] = quantise(table[plane])
     if len(batch.error) != b:
         raise StoreError(f"batch, error: expected {b} texts for {b} keys, found {len(batch.error)}")
     table["key"] = np.array([_encode_key(key) for key in batch.key], dtype="S")
@@ -127,6 +132,10 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
         rules.append((~ok & flat.any(axis=1), f"{field.name}: expected zeros for a row that is not ok"))
         if field.name in NEVER_NEGATIVE:
             rules.append(((flat < 0).any(axis=1), f"{field.name}: expected no negative number"))
+    if SCALE_OFFSET in header.payload:
+        negative = table[SCALE_OFFSET.name] < 0
+        negative[:, 1] &= header.payload[0].name in NEVER_NEGATIVE
+        rules.append((negative.any(axis=1), f"{SCALE_OFFSET.name}: expected no negative number"))
     if "topk_logit" in table:
         rises = np.diff(table["topk_logit"].astype(np.float32), axis=1) > 0
         rules.append((rises.reshape(len(status), -1).any(axis=1), "topk_logit: expected the largest first"))

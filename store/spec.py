@@ -24,7 +24,11 @@ MAX_KEY_NBYTES = 4096
 MAX_ERROR_NBYTES = 512
 
 # Little-endian in the file whatever the machine, so that the bytes can be mapped and hashed as they lie.
-DTYPES: Mapping[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+    "uint8": np.dtype("u1"),  # with SCALE_OFFSET; store/quantise.py
+}
 
 
 class Field(NamedTuple):
@@ -44,6 +48,8 @@ KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "features": (("features", "dhw"),),
 }
 NEVER_NEGATIVE = ("label_cam", "activation")
+# Of dtype uint8, behind the one plane of the payload: value = scale * steps + offset.
+SCALE_OFFSET = Field("scale_offset", np.dtype("<f2"), (2,))
 CLASS_DTYPES = (np.dtype("<u2"), np.dtype("<i4"))  # of topk_class: up to 65,536 classes, and beyond
 
 # The columns that every kind has, in the order of the digest.
@@ -64,10 +70,11 @@ MAPPED_COLUMN = "view"
 def payload_fields(kind: str, dtype: str, extents: Mapping[str, int], classes: int) -> tuple[Field, ...]:
     """The payload datasets of a kind; `extents` gives the length of each letter, {"d": 1, "h": 18, "w": 18}."""
     dtypes = {"topk_class": CLASS_DTYPES[classes > 1 << 16]}
-    return tuple(
+    planes = tuple(
         Field(name, dtypes.get(name, DTYPES[dtype]), tuple(extents[letter] for letter in letters))
         for name, letters in KINDS[kind]
     )
+    return (*planes, SCALE_OFFSET) if dtype == "uint8" else planes
 
 
 def has_depth(kind: str) -> bool:
