@@ -126,9 +126,16 @@ class MapStore:
     def read_logsumexp(self, rows: IndexLike) -> Array:
         """Kind topk: log sum exp over the logits of all classes, of rows [B] -> [B, h, w].
 
-        `exp(logit - logsumexp)` is a token's probability of a class.
+        `exp(logit - logsumexp)` is a token's probability of a class. StoreError for imported maps, of which only the
+        k largest logits are known.
         """
-        return self._reader("logsumexp", "read_logsumexp").take(_as_rows(rows))
+        found = self._reader("logsumexp", "read_logsumexp").take(_as_rows(rows))
+        if np.isnan(found).any():
+            raise StoreError(
+                f"{self._folder}: read_logsumexp: expected the logits of all classes, found maps imported with their "
+                f"top {self.header.depth} only, which have no probabilities; use logits, or extract with --kind topk"
+            )
+        return found
 
     @cached_property
     def head(self) -> Head:

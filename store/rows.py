@@ -20,6 +20,7 @@ from store.spec import (
     DIGEST,
     MAX_ERROR_NBYTES,
     MAX_KEY_NBYTES,
+    MAY_BE_UNKNOWN,
     NEVER_NEGATIVE,
     SCALE_OFFSET,
     STATUS_OK,
@@ -128,7 +129,8 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
     ]
     for field in header.payload:
         flat = table[field.name].reshape(len(status), -1)
-        rules.append((~np.isfinite(flat).all(axis=1), f"{field.name}: expected finite numbers"))
+        unknown = np.isnan(flat).all(axis=1) & (field.name == MAY_BE_UNKNOWN)
+        rules.append((~np.isfinite(flat).all(axis=1) & ~unknown, f"{field.name}: expected finite numbers"))
         rules.append((~ok & flat.any(axis=1), f"{field.name}: expected zeros for a row that is not ok"))
         if field.name in NEVER_NEGATIVE:
             rules.append(((flat < 0).any(axis=1), f"{field.name}: expected no negative number"))

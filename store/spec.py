@@ -48,6 +48,7 @@ KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "features": (("features", "dhw"),),
 }
 NEVER_NEGATIVE = ("label_cam", "activation")
+MAY_BE_UNKNOWN = "logsumexp"  # all NaN in a row: imported maps lack the logits of the other classes
 # Of dtype uint8, behind the one plane of the payload: value = scale * steps + offset.
 SCALE_OFFSET = Field("scale_offset", np.dtype("<f2"), (2,))
 CLASS_DTYPES = (np.dtype("<u2"), np.dtype("<i4"))  # of topk_class: up to 65,536 classes, and beyond
