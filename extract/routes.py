@@ -5,7 +5,11 @@ With tokens t_i, their mean p and the tail h, the logits of the tokens must aver
     affine      mean h(t_i) == h(p) == model(x)      a token's logit is h(t_i)
     pointwise   mean h(t_i) == model(x)              the same: the pooling comes after what bends
     linearised  h(p) == model(x)                     h(p) + J_h(p) (t_i - p), which averages to h(p) exactly
+    gradient    h(t_1 .. t_n) == model(x)            h(t) + n g_i t_i - sum_j g_j t_j, g_i = dh/dt_i: averages to h(t)
     surrogate   h(class token) == model(x)           h(t_i), which averages to nothing; only when asked for
+
+The gradient's sum is that of HiResCAM (Draelos and Carin 2020, section 3); with the affine and the linearised form it
+is the same thing, so these three share their code.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from extract.order import order_fault, probe_images
-from extract.tokens import HeadSource, TokenSource, find_pool, possible_layouts
+from extract.tokens import HeadSource, MapSource, TokenSource, find_pool, possible_layouts
 
 TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine
 
@@ -46,22 +50,24 @@ class Route:
     def label_logits(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, h, w, C] and labels [B] -> logits [B, h, w] of the label, and the image's logits [B, K].
 
-        One pass back through the tail gives row `label` of J_h(p), so no other class costs anything.
+        One pass back through the tail gives what the label's logit owes to each token; no other class costs anything.
         """
-        if self.form not in ("affine", "linearised"):
+        if self.form in ("pointwise", "surrogate"):
             logits = self.all_logits(tokens)
             index = labels.view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
             return logits.gather(3, index).squeeze(3), logits.mean((1, 2))
         with torch.enable_grad():
-            mean = tokens.mean((1, 2)).requires_grad_()
-            image = self.source.tail(mean)
-            label = image.gather(1, labels[:, None]).squeeze(1)
-            slope = torch.autograd.grad(label.sum(), mean)[0]
-        centred = tokens - mean.detach()[:, None, None]
-        return label.detach()[:, None, None] + torch.einsum("bhwc,bc->bhw", centred, slope), image.detach()
+            tokens = tokens.detach().requires_grad_()
+            image = self.source.tail(tokens if self.form == "gradient" else tokens.mean((1, 2)))
+            label = image.gather(1, labels[:, None])
+            slope = torch.autograd.grad(label.sum(), tokens)[0]
+        h, w = self.grid
+        owed = (tokens.detach() * slope).sum(3) * (h * w)
+        return owed + (label.detach()[..., None] - owed.mean((1, 2), keepdim=True)), image.detach()
 
     def all_logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, h, w, C] -> logits [B, h, w, K] of all classes."""
+        """Tokens [B, h, w, C] -> logits [B, h, w, K] of all classes; in the gradient form that would be K passes."""
+        assert self.form != "gradient"
         flat = tokens.flatten(0, 2)
         if self.form == "linearised":
             at = tokens.mean((1, 2), keepdim=True).expand_as(tokens).flatten(0, 2)
@@ -111,8 +117,10 @@ def _sources(model: torch.nn.Module, images: torch.Tensor, class_token: bool) ->
     layouts = list(possible_layouts(model.forward_features(images[:2]), size))  # type: ignore[operator]
     yield from (HeadSource(model, layout) for layout in layouts)
     pool = find_pool(model, images[:2])
-    if pool is not None:
-        yield pool
+    grids = [layout.grid for layout in layouts]
+    if pool is not None and (not grids or pool.layout.grid in grids):
+        yield pool  # a smaller grid, behind a convolution without padding, would not cover the image
+    yield from (MapSource(model, layout) for layout in layouts)
     if class_token:
         yield from (HeadSource(model, replace(layout, repeated=True)) for layout in layouts if layout.prefix)
 
@@ -139,6 +147,8 @@ def _form_of(
     source: TokenSource, tokens: torch.Tensor, images: torch.Tensor, direct: torch.Tensor
 ) -> tuple[str, float]:
     """The form whose identity holds, the strongest first, or failing that the nearest; and its error."""
+    if isinstance(source, MapSource):
+        return "gradient", _error(source.tail(tokens), direct)
     if source.layout.repeated:
         features = source.model.forward_features(images[: len(direct)])
         return "surrogate", _error(source.tail(features[:, 0]), direct)

@@ -173,6 +173,8 @@ class Teacher:
                 f"--kind features: expected a head that is affine after average pooling, found {self._route}; "
                 "use --kind label or topk"
             )
+        if spec.kind == "topk" and self._route.form == "gradient":
+            raise TeacherError(f"--kind topk: expected a head on single tokens, found {self._route}; use --kind label")
         if spec.kind == "topk" and spec.top_k > self.num_classes:
             raise TeacherError(f"--top-k {spec.top_k}: expected at most the teacher's {self.num_classes} classes")
         if spec.compile:

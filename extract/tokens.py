@@ -31,15 +31,19 @@ class Layout:
             return features
         return features[:, self.prefix :].reshape(len(features), *self.grid, -1)
 
+    def whole(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, h, w, C] -> features, with zeros for prefix tokens: `split` backwards."""
+        if self.name == "NCHW":
+            return tokens.permute(0, 3, 1, 2)
+        if self.name == "NHWC":
+            return tokens
+        return torch.nn.functional.pad(tokens.flatten(1, 2), (0, 0, self.prefix, 0))
+
     def join(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens [n, C] -> the features of n images that have one token each."""
-        if self.name == "NCHW":
-            return tokens[:, :, None, None]
-        if self.name == "NHWC":
-            return tokens[:, None, None]
         if self.repeated:
             return tokens[:, None].expand(-1, self.prefix + 1, -1)
-        return torch.nn.functional.pad(tokens[:, None], (0, 0, self.prefix, 0))
+        return self.whole(tokens[:, None, None])
 
     def __str__(self) -> str:
         return f"{self.name} after {self.prefix} prefix tokens" if self.prefix else self.name
@@ -107,6 +111,18 @@ class HeadSource:
 
     def __str__(self) -> str:
         return f"tokens through forward_head, {self.layout}"
+
+
+class MapSource(HeadSource):
+    """As HeadSource, for a head that is no function of one token: the tail takes the whole map."""
+
+    def tail(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, h, w, C] -> logits [B, K]; class tokens are zero, so a head that reads them says otherwise."""
+        logits: torch.Tensor = self.model.forward_head(self.layout.whole(tokens))
+        return logits
+
+    def __str__(self) -> str:
+        return f"map through forward_head, {self.layout}"
 
 
 class PoolSource:

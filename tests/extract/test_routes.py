@@ -1,24 +1,16 @@
 """Token logits against an independent reading: the pooling layer's input, and what the model makes of it."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from extract.errors import TeacherError
-from extract.images import list_images
-from extract.job import JobOptions, run_job
 from extract.order import order_fault, probe_images
 from extract.routes import Refusal, Route, choose_route
-from extract.teacher import Teacher, TeacherSpec
 from extract.tokens import HeadSource, Layout
-from store import MapStore, verify
-from tests.extract.conftest import MakeFolder
+from tests.extract.models import SIZE, shaken
 
 FAMILIES = {
     "test_resnet": "affine",
@@ -42,23 +34,8 @@ FAMILIES = {
     "mobilevit_xxs": "affine",
     "rexnet_100": "affine",
 }
-SIZE = 96
 HEAVY = ("dpn48b", "fastvit_t8", "repghostnet_050", "ghostnet_050", "hardcorenas_a", "lcnetv2_small", "hgnetv2_b0",
          "efficientvit_b0", "rexnet_100")  # fmt: skip
-
-
-def shaken(name: str) -> torch.nn.Module:
-    """A model whose norms and biases are random, so that no identity holds by a zero, and whose signal survives."""
-    torch.manual_seed(0)
-    model: torch.nn.Module = timm.create_model(name, num_classes=10)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim <= 1:
-                parameter.add_(torch.rand_like(parameter) * 0.6 - 0.3)
-        for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
-            norm.momentum = None
-        model.train()(torch.randn(4, 3, SIZE, SIZE))
-    return model.eval()
 
 
 def logits_by_hooks(
@@ -105,6 +82,44 @@ def test_twenty_families_against_hooks(name: str) -> None:
     assert (found[0] - expected[..., 7]).abs().max() < 1e-4 * scale
     assert (image_logits[0] - output).abs().max() < 1e-4 * scale
     assert every.std((0, 1)).min() > 1e-4 * scale, "an empty check: all tokens alike"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "head"),
+    [("vgg11", {"mlp_ratio": 0.01}, "pre_logits"), ("test_resnet", {"global_pool": "avgmax"}, "global_pool")],
+)
+@torch.no_grad()
+def test_heads_of_whole_maps_by_finite_differences(name: str, args: dict[str, Any], head: str) -> None:
+    """What the label's logit owes to a token: its change as this token alone is scaled, in front of the head."""
+    model = shaken(name, **args)
+    image = torch.randn(1, 3, SIZE, SIZE)
+    route = choose_route(model, (SIZE, SIZE))
+    assert isinstance(route, Route), route
+    assert (route.form, route.grid) == ("gradient", (3, 3))
+    found, logits = route.label_logits(route.tokens(image), torch.tensor([7]))
+    model.double()
+    scale = torch.ones(3, 3, dtype=torch.float64)
+    handle = model.get_submodule(head).register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale,))
+    owed = torch.zeros(3, 3, dtype=torch.float64)
+    for place in np.ndindex(3, 3):
+        for sign in (1, -1):
+            scale[place] = 1 + sign * 1e-6
+            owed[place] += sign * model(image.double())[0, 7] / 2e-6
+        scale[place] = 1
+    handle.remove()
+    owed *= 9
+    expected = owed - owed.mean() + model(image.double())[0, 7]
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-4, atol=1e-4 * float(owed.abs().max()))
+    assert abs(found.mean() - logits[0, 7]) < 1e-5 * found.abs().max()
+    assert found.std() > 1e-2 * found.abs().max(), "an empty check: all tokens alike"
+
+
+def test_a_convolution_without_padding_before_the_pooling_does_not_shrink_the_grid() -> None:
+    """At 256 px VGG pools 2 x 2 places, which are the middle of its 8 x 8 tokens."""
+    model = timm.create_model("vgg11", num_classes=10, mlp_ratio=0.01).eval()
+    route = choose_route(model, (256, 256))
+    assert isinstance(route, Route), route
+    assert route.grid == (8, 8)
 
 
 class Turned(torch.nn.Module):
@@ -209,109 +224,3 @@ def test_order_of_a_grid_without_columns() -> None:
     source = HeadSource(timm.create_model("test_resnet").eval(), Layout("NCHW", (3, 1)))
     with torch.no_grad():
         assert order_fault(source, (96, 32), source.tokens(probe_images((96, 32), flat=False)))[0] == ""
-
-
-SPEC: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
-
-
-def test_what_a_refused_user_is_told_fits() -> None:
-    from extract.teacher import FITTING
-
-    for name in FITTING:
-        assert timm.is_model(name), name
-
-
-def test_topk_of_all_classes_is_the_whole_distribution(tmp_path: Path) -> None:
-    save_file(shaken("test_convnext").state_dict(), tmp_path / "w.safetensors")
-    spec: dict[str, Any] = dict(checkpoint=tmp_path / "w.safetensors", num_classes=10, input_size=(64, 64))
-    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    labels = torch.tensor([0, 4, 9])
-    top = Teacher(TeacherSpec("test_convnext", kind="topk", top_k=10, **spec)).maps(pixels, labels)
-    label = Teacher(TeacherSpec("test_convnext", **spec)).maps(pixels, labels)
-    logits, classes, total = (top.payload[name] for name in ("topk_logit", "topk_class", "logsumexp"))
-    probability = (logits - total[:, None]).exp()
-    torch.testing.assert_close(probability.sum(1), torch.ones(3, 2, 2))
-    at_label = torch.where(classes == labels[:, None, None, None], logits, 0).sum(1)
-    torch.testing.assert_close(at_label, label.payload["label_logit"], rtol=1e-4, atol=1e-5)
-    assert (logits.diff(dim=1) <= 0).all()
-    assert torch.equal(top.prediction, label.prediction)
-
-
-@pytest.mark.parametrize("kind", ["label", "activation", "cam", "topk"])
-def test_flip_average_commutes_with_the_mirror(kind: str) -> None:
-    teacher = Teacher(TeacherSpec("test_resnet", kind=kind, flip_average=True, **SPEC))
-    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    labels = torch.tensor([1, 2])
-    one, two = teacher.maps(pixels, labels), teacher.maps(pixels.flip(3), labels)
-    for name, maps in one.payload.items():
-        if name != "topk_class":
-            torch.testing.assert_close(maps, two.payload[name].flip(-1))
-
-
-def test_activation_is_the_norm_of_the_features() -> None:
-    teacher = Teacher(TeacherSpec("test_resnet", kind="activation", **SPEC))
-    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    features = teacher.model.forward_features(teacher.normalise(pixels))  # type: ignore[operator]
-    maps = teacher.maps(pixels, torch.zeros(2, dtype=torch.int64))
-    torch.testing.assert_close(maps.payload["activation"], features.square().sum(1).sqrt())
-
-
-def test_cam_by_finite_differences() -> None:
-    """The gradient at single activations of the stage, by changing them."""
-    teacher = Teacher(TeacherSpec("test_resnet", kind="cam", **SPEC))
-    assert teacher.header()["route"] == "LayerCAM at layer3, NCHW"
-    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    cam = teacher.maps(pixels, torch.tensor([3])).payload["label_cam"][0]
-    model: Any = teacher.model.double()
-    image = teacher.normalise(pixels).double()
-    seen: list[torch.Tensor] = []
-    handle = model.layer3.register_forward_hook(lambda *args: seen.append(args[2]))
-    with torch.no_grad():
-        model(image)
-        handle.remove()
-        stage, step = seen[0], 1e-5
-        expected = torch.zeros(stage.shape[1])
-        for channel in range(stage.shape[1]):
-            moved = stage.repeat(2, 1, 1, 1)
-            moved[0, channel, 1, 2] += step
-            moved[1, channel, 1, 2] -= step
-            handle = model.layer3.register_forward_hook(lambda *_, moved=moved: moved)
-            up, down = model(image)[:, 3]
-            handle.remove()
-            expected[channel] = ((up - down) / (2 * step)).relu() * stage[0, channel, 1, 2].relu()
-    torch.testing.assert_close(cam[1, 2], expected.sum() * cam.numel(), rtol=1e-3, atol=1e-6)
-    assert cam.shape == teacher.grid == (4, 4)
-
-
-def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, tmp_path: Path) -> None:
-    images = list_images(make_folder({"a": ["1.jpg", "2.jpg"], "b": ["3.jpg"]}))
-    for kind in ("label", "features"):
-        spec = TeacherSpec("test_resnet", kind=kind, num_classes=2, input_size=(64, 64), random_weights=0)
-        run_job(images, tmp_path / kind, Teacher(spec), JobOptions(dtype="float32", workers=0))
-        assert verify(tmp_path / kind).ok
-    direct, derived = (MapStore(tmp_path / kind).read(range(3)) for kind in ("label", "features"))
-    np.testing.assert_allclose(derived, direct, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "asked", "why"),
-    [
-        ("test_convnext", {"kind": "features"}, "affine after average pooling, found .*linearised; use --kind label"),
-        ("test_resnet", {"kind": "topk", "top_k": 11}, "--top-k 11: expected at most the teacher's 10 classes"),
-        ("test_resnet", {"kind": "cam", "cam_stage": "layer9"}, "--cam-stage layer9: .*such as conv1"),
-        ("test_resnet", {"kind": "cam", "cam_stage": "fc"}, "--cam-stage fc: expected a map of tokens"),
-        ("efficientvit_b0", {"compile": True}, "--compile: expected tokens from forward_features, found input of"),
-    ],
-)
-def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why: str) -> None:
-    with pytest.raises(TeacherError, match=why):
-        Teacher(TeacherSpec(name, **SPEC, **asked))
-
-
-def test_a_class_token_teacher_has_cams() -> None:
-    teacher = Teacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
-    assert teacher.header()["route"] == "LayerCAM at blocks.4, NLC after 1 prefix tokens"
-    maps = teacher.maps(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2]))
-    assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
-    assert (maps.payload["label_cam"] >= 0).all()
-    assert maps.payload["label_cam"].std() > 0
