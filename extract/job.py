@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
@@ -44,7 +45,6 @@ from store import (
 DEFAULT_SHARD_ROWS = 4096
 # Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
 START_METHOD = "fork" if sys.platform == "linux" else None
-MAX_PAUSE_S = 5.0  # between two looks at the folder while others finish
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,24 @@ class Progress:
     def top1(self) -> float:
         """The teacher's share of right answers so far; NaN before the first readable image."""
         return self.correct / self.readable if self.readable else math.nan
+
+    def count(self, rows: RowBatch, correct: npt.NDArray[np.bool_], max_errors: int | None, total_rows: int) -> None:
+        """Add B rows, of which the teacher is right in `correct` [B]; ImagesError beyond `max_errors` unreadable ones.
+
+        `max_errors` None: 0.1 % of `total_rows`, rounded up.
+        """
+        readable = rows.status == STATUS_OK
+        self.done += len(rows.key)
+        self.readable += int(readable.sum())
+        self.correct += int(correct[readable].sum())
+        self.errors += [(key, reason) for key, reason in zip(rows.key, rows.error, strict=True) if reason]
+        allowed = math.ceil(total_rows / 1000) if max_errors is None else max_errors
+        if len(self.errors) > allowed:
+            listed = "".join(f"\n  {key!r}: {reason}" for key, reason in self.errors[:10])
+            raise ImagesError(
+                f"expected at most {allowed} unreadable images, found {len(self.errors)} in {self.done}; repair "
+                f"them, or accept them with --max-errors; finished shards are kept:{listed}"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,35 +167,20 @@ def run_job(
     written = 0
     started = time.monotonic()
     with Publisher(header, queue, progress.note) as publisher:
-        while (first := _wait_for_shard(queue, stop)) is not None:
+        while (first := queue.wait(stop)) is not None:
             batches = _batches(header, queue, first, progress, options.batch_size)
             decoded = _decoded(images, teacher, batches, progress, options)
             for batch, maps in _computed(teacher, images, decoded, progress, header.maps_dtype):
                 if stop():
                     break
                 rows = row_batch(images, batch, maps, header)
-                _count(progress, rows, options.max_errors, header.rows)
+                progress.count(rows, rows.prediction == rows.label, options.max_errors, header.rows)
                 written += publisher.append(batch.rows[0], rows)
                 progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
                 on_progress(progress)
             publisher.flush()
     unfinished = queue.unfinished()
     return Report(progress, written, not options.worker.share(unfinished), stopped=bool(unfinished))
-
-
-def _wait_for_shard(queue: ShardQueue, stop: Callable[[], bool]) -> int | None:
-    """Claim a shard; None when all are in place, or on `stop`.
-
-    While others are at work on all that is missing, wait: should one fall silent, its shard must not be lost. That
-    takes no longer than one shard of the slowest worker.
-    """
-    pause_s = 0.1
-    while not stop():
-        if (shard := queue.take()) is not None or not queue.unfinished():
-            return shard
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, MAX_PAUSE_S)
-    return None
 
 
 def _batches(header: Header, queue: ShardQueue, first: int, progress: Progress, batch_size: int) -> Iterator[list[int]]:
@@ -246,19 +249,3 @@ def _arrived(batch: Batch, pending: Pending, progress: Progress) -> tuple[Batch,
     maps = pending.result()
     progress.compute_s += time.monotonic() - started
     return batch, maps
-
-
-def _count(progress: Progress, rows: RowBatch, max_errors: int | None, total_rows: int) -> None:
-    """Add a batch to the progress. Raises ImagesError beyond `max_errors` undecodable images."""
-    readable = rows.status == STATUS_OK
-    progress.done += len(rows.key)
-    progress.readable += int(readable.sum())
-    progress.correct += int((rows.prediction == rows.label)[readable].sum())
-    progress.errors += [(key, reason) for key, reason in zip(rows.key, rows.error, strict=True) if reason]
-    allowed = math.ceil(total_rows / 1000) if max_errors is None else max_errors
-    if len(progress.errors) > allowed:
-        listed = "".join(f"\n  {key!r}: {reason}" for key, reason in progress.errors[:10])
-        raise ImagesError(
-            f"expected at most {allowed} unreadable images, found {len(progress.errors)} in {progress.done}; repair "
-            f"them, or accept them with --max-errors; finished shards are kept:{listed}"
-        )

@@ -17,6 +17,7 @@ from extract.worker import Worker
 from store import Claim, Header, Json, Listing, ShardWriter, list_shards
 
 BEAT_S = 10.0  # between signs of life: rare enough for the metadata server of a file system with 1,000 workers
+MAX_PAUSE_S = 5.0  # between two looks at the folder while others finish
 SETTLE_S = 2.0  # until what one worker writes is seen by all others, twice over
 OUTAGE_S = 600.0  # for which a folder may be away
 SILENT_S = 120.0  # a claim without a sign of life for longer is nobody's
@@ -94,6 +95,20 @@ class ShardQueue:
         """Claim the next shard, as `Turns.take`; its writer is then in `writers`."""
         self._last_batch = time.monotonic()  # time spent without a shard is no batch
         return self._turns.take(time.monotonic())
+
+    def wait(self, stop: Callable[[], bool]) -> int | None:
+        """Claim a shard; None when all are in place, or on `stop`.
+
+        While others are at work on all that is missing, wait: should one fall silent, its shard must not be lost. That
+        takes no longer than one shard of the slowest worker.
+        """
+        pause_s = 0.1
+        while not stop():
+            if (shard := self.take()) is not None or not self.unfinished():
+                return shard
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        return None
 
     def total(self) -> int:
         """Rows of all shards begun so far, and of those of this worker's share that nobody has begun."""

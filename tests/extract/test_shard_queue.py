@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.job import MAX_PAUSE_S
-from extract.shard_queue import SILENT_S, ShardQueue, Turns
+from extract.shard_queue import MAX_PAUSE_S, SILENT_S, ShardQueue, Turns
 from extract.worker import Worker
 from store import Header, create_store, list_shards
 
