@@ -67,6 +67,7 @@ class Progress:
     done: int = 0
     correct: int = 0
     readable: int = 0
+    judged: int = 0  # of these, with a prediction
     seconds: float = 0.0
     read_s: float = 0.0  # waiting for decoded images
     compute_s: float = 0.0  # in the teacher
@@ -84,8 +85,8 @@ class Progress:
 
     @property
     def top1(self) -> float:
-        """The teacher's share of right answers so far; NaN before the first readable image."""
-        return self.correct / self.readable if self.readable else math.nan
+        """The share of right predictions so far; NaN before the first, and for a teacher without any."""
+        return self.correct / self.judged if self.judged else math.nan
 
     def count(self, rows: RowBatch, correct: npt.NDArray[np.bool_], max_errors: int | None, total_rows: int) -> None:
         """Add B rows, of which the teacher is right in `correct` [B]; ImagesError beyond `max_errors` unreadable ones.
@@ -95,6 +96,7 @@ class Progress:
         readable = rows.status == STATUS_OK
         self.done += len(rows.key)
         self.readable += int(readable.sum())
+        self.judged += int((rows.prediction[readable] >= 0).sum())
         self.correct += int(correct[readable].sum())
         self.errors += [(key, reason) for key, reason in zip(rows.key, rows.error, strict=True) if reason]
         allowed = math.ceil(total_rows / 1000) if max_errors is None else max_errors
@@ -118,7 +120,7 @@ class Report:
 
 def make_header(images: ImageList, teacher: Teacher, options: JobOptions) -> Header:
     """All that decides the content of the store. Raises ImagesError when the classes do not match."""
-    if len(images.class_names) != teacher.num_classes:
+    if teacher.num_classes not in (0, len(images.class_names)):  # 0: it knows no classes
         raise ImagesError(
             f"{images.root}: expected {teacher.num_classes} classes, as --teacher {teacher.spec.name} has, found "
             f"{len(images.class_names)} class folders; give a --checkpoint with --num-classes "
