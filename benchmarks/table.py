@@ -46,6 +46,8 @@ FIGURES = (
            ("cpu", "reading_share"), "{:.3%}"),
     Figure("all that maps add to it, with tracing, masks and targets", "overhead", ("cpu", "by_maps_share"), "{:.1%}"),
     Figure("that pipeline over timm's own with CutMix", "overhead", ("cpu", "whole_ratio"), "{:.3f}"),
+    Figure("what dtype `uint8`, 328 bytes per map, adds to the error of a score", "quantise",
+           ("label", "logit", "uint8", "score_mean"), "{:.4f}"),
     Figure("`tokenmix status` of ImageNet-1k's 313 shards, seconds", "scale",
            ("stores", "ImageNet-1k", "status", "seconds"), "{:.2f}"),
     Figure("opening ImageNet-1k's maps for training, seconds", "scale",

@@ -244,6 +244,16 @@ def test_float32_holds_what_float16_cannot(images: ImageList, teacher: Teacher, 
     assert MapStore(tmp_path / "maps").read([6]).max() == np.float32(7e4)
 
 
+def test_uint8_is_float32_to_half_a_step(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    run(images, tmp_path / "exact", teacher, dtype="float32")
+    run(images, tmp_path / "maps", teacher, dtype="uint8")
+    exact, found = (MapStore(tmp_path / name).read(range(18)) for name in ("exact", "maps"))
+    assert found.dtype == np.float32
+    assert (np.abs(found - exact) <= np.ptp(exact, axis=(1, 2), keepdims=True) / 509).all()
+    with pytest.raises(TeacherError, match=r"at most 65504 \(uint8\).*--dtype float32"):
+        run(images, tmp_path / "beyond", Breaking(teacher, 7e4), dtype="uint8")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("precious", ["maps", "maps/precious.txt"])
 def test_a_path_that_is_no_store(precious: str, images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
     (tmp_path / precious).parent.mkdir(exist_ok=True)

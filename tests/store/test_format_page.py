@@ -13,6 +13,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from store import RowBatch
+from tests.store.conftest import make_rows, write_store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
 
@@ -23,7 +24,7 @@ def script() -> str:
 
 
 def test_the_page_is_short() -> None:
-    assert len(PAGE.splitlines()) <= 100
+    assert len(PAGE.splitlines()) <= 110
     assert len(script().splitlines()) <= 20
 
 
@@ -56,6 +57,21 @@ def test_its_digests(maps: Path) -> None:
             assert digest == columns["digest"][row]
             listed += key + b"\0" + columns["label"][row].tobytes()
     assert hashlib.sha256(listed).hexdigest() == header["dataset"]["digest"]
+
+
+def test_its_uint8(tmp_path: Path) -> None:
+    batch = make_rows(6, dtype="float32")
+    write_store(tmp_path, batch, 6, dtype="uint8")
+    with h5py.File(tmp_path / "shard-00000.h5") as shard:
+        columns = {name: shard[name][()] for name in shard}
+    assert columns.keys() >= {"label_logit", "scale_offset"} <= set(re.findall(r"`(\w+)`", PAGE))
+    scale, offset = columns["scale_offset"].astype(np.float32).T[..., None, None]
+    found = scale * columns["label_logit"] + offset
+    np.testing.assert_allclose(found, batch.payload["label_logit"], atol=float(scale.max()) * 0.51)
+    names = ("label_logit", "scale_offset", "label", "prediction", "size", "view", "status", "key")
+    assert xxh3_64_intdigest(b"".join(columns[name][0].tobytes() for name in names[:-1]) + columns["key"][0]) == int(
+        columns["digest"][0]
+    )
 
 
 def test_its_tables_name_every_dataset_and_attribute(maps: Path) -> None:
