@@ -93,7 +93,7 @@ def _crop_interval(resized_px: int, crop_px: int) -> tuple[float, float]:
     return start / resized_px, (start + crop_px) / resized_px
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why an image cannot be decoded: the same text in every run, for it is stored."""
     if isinstance(error, UnidentifiedImageError):
         return "no image format that Pillow knows"
@@ -151,7 +151,7 @@ class Decoder(torch.utils.data.Dataset[Sample]):
         try:
             return self.decode(row, data)
         except Exception as error:
-            return Sample(row, None, error=_reason(error))
+            return Sample(row, None, error=reason_of(error))
 
     def decode(self, row: int, data: bytes) -> Sample:
         """Decode and transform one encoded image (no EXIF rotation, as in training)."""

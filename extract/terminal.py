@@ -48,13 +48,15 @@ def say(message: str) -> None:
 
 def describe_header(header: Header) -> None:
     """Print what a store contains, and how it was made."""
-    teacher, images = header.teacher, header.preprocessing
-    size = "x".join(str(side) for side in images["input_size"])  # type: ignore[union-attr]
+    made, images = dict(header.teacher), dict(header.preprocessing)
+    size = "x".join(str(side) for side in images.pop("input_size", None) or ())  # type: ignore[union-attr]
+    weights = f", {made['parameters']:,} parameters, {made['source']} weights" if "parameters" in made else ""
+    view = [images.get(name) for name in ("crop_mode", "crop_pct", "interpolation", "source")]
     click.echo(f"rows      {header.rows} images of {header.dataset['root_name']!r}, "
                f"{len(header.dataset['class_names'])} classes")  # type: ignore[arg-type]  # fmt: skip
     click.echo(f"maps      {header.kind}, {header.grid[0]} x {header.grid[1]} {header.dtype}")
-    click.echo(f"teacher   {teacher['name']}, {teacher['parameters']:,} parameters, {teacher['source']} weights")
-    click.echo(f"input     {size} px, {images['crop_mode']} {images['crop_pct']}, {images['interpolation']}")
+    click.echo(f"teacher   {made.get('name', 'unknown')}{weights}")
+    click.echo(f"input     {size + ' px, ' if size else ''}{', '.join(str(part) for part in view if part is not None)}")
 
 
 def spell_bytes(count: int) -> str:
