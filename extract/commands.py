@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extract.options import MAX_ERRORS, STORE, given_arguments, job_options, slurm_options
+from extract.options import FOLDER, MAX_ERRORS, STORE, given_arguments, import_options, job_options, slurm_options
 from extract.terminal import describe_header, say, spell_bytes, user_errors
 
 if TYPE_CHECKING:
     from extract.job import JobOptions, Report
+    from extract.signals import StopRequest
     from extract.teacher import Teacher
 
 WATCH_S = 5.0
@@ -61,9 +62,7 @@ def extract(store: Path, **given: Any) -> None:
         with show_progress(sys.stderr) as on_progress:
             report = run_job(images, store, teacher, options, on_progress=on_progress, stop=stop)
         _finish(report, store)
-        if report.stopped:
-            say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
-            sys.exit(stop.exit_code)
+        _end_stopped(report, stop)
 
 
 @click.command()
@@ -113,13 +112,40 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
             time.sleep(WATCH_S)
 
 
+@click.command("import")
+@click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling", "relabel"]))
+@click.argument("tree", metavar="SRC", type=FOLDER)
+@click.argument("images", type=FOLDER)
+@STORE
+@import_options
+@MAX_ERRORS
+def import_(form: str, tree: Path, images: Path, store: Path, **given: Any) -> None:
+    """Put maps of TokenLabeling or ReLabel, one .pt per image below SRC, into STORE; started again, it goes on."""
+    from extract.signals import stop_on_signals
+
+    with stop_on_signals() as stop, user_errors():
+        from extract.images import list_images, refuse_store_inside
+        from extract.importing import ImportOptions, import_maps
+        from extract.progress import show_progress
+        from extract.worker import Worker
+
+        refuse_store_inside(store, images)
+        listed = list_images(images, given.pop("class_map"))
+        given["worker"] = Worker.parse(given["worker"]) if given["worker"] else Worker.from_environment()
+        with show_progress(sys.stderr) as on_progress:
+            options = ImportOptions(**given)
+            report = import_maps(form, tree, listed, store, options, on_progress=on_progress, stop=stop)
+        _finish(report, store)
+        _end_stopped(report, stop)
+
+
 def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
     """The teacher, loaded and checked, and the job's options, from the command line."""
     import torch
 
     from extract.job import JobOptions
-    from extract.presets import apply_preset
-    from extract.teacher import Teacher, TeacherSpec, parse_model_arg
+    from extract.presets import apply_preset, make_teacher
+    from extract.teacher import TeacherSpec, parse_model_arg
     from extract.worker import Worker, local_device
 
     names = {field.name for field in dataclasses.fields(TeacherSpec)}
@@ -135,7 +161,7 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
         max_errors=given.get("max_errors"),
     )
-    return Teacher(TeacherSpec(**apply_preset(spec))), options
+    return make_teacher(TeacherSpec(**apply_preset(spec))), options
 
 
 def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:
@@ -154,6 +180,12 @@ def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:
         )
 
 
+def _end_stopped(report: Report, stop: StopRequest) -> None:
+    if report.stopped:
+        say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+        sys.exit(stop.exit_code)
+
+
 def _finish(report: Report, store: Path) -> None:
     progress = report.progress
     for key, reason in progress.errors:
@@ -161,6 +193,9 @@ def _finish(report: Report, store: Path) -> None:
     done = "nothing to do"
     if progress.done:
         done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
-        done += f"teacher's top-1 {100 * progress.top1:.1f} %" if progress.readable else "none of them readable"
+        if progress.judged:
+            done += f"teacher's top-1 {100 * progress.top1:.1f} %"
+        else:
+            done += "no predictions" if progress.readable else "none of them readable"
     state = "complete" if report.complete else "incomplete"
     click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")

@@ -26,7 +26,7 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 JOB_OPTIONS = [
     click.argument("images", type=FOLDER),
-    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME or local-dir:PATH; also nfnet_f6."),
+    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME, local-dir:PATH, nfnet_f6, or saliency."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
     click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),
@@ -52,6 +52,15 @@ JOB_OPTIONS = [
     click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),
 ]  # fmt: skip
 
+
+IMPORT_OPTIONS = [
+    click.option("--view", type=click.Choice(["center", "squash"]), help="What the teacher saw; default: as published."),
+    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True),
+    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
+    click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Default: as published."),
+    click.option("--shard-size", "shard_rows", type=click.IntRange(1), default=4096, show_default=True),
+    click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: as `extract`."),
+]  # fmt: skip
 
 STORE = click.argument("store", type=FOLDER)
 MAX_ERRORS = click.option(
@@ -81,6 +90,11 @@ SLURM_OPTIONS = [
 def job_options(command: Command) -> Command:
     """The options that `plan`, `extract` and `submit` share."""
     return _with(JOB_OPTIONS, command)
+
+
+def import_options(command: Command) -> Command:
+    """The options of `import`."""
+    return _with(IMPORT_OPTIONS, command)
 
 
 def slurm_options(command: Command) -> Command:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from extract.saliency import NAME as SALIENCY
+from extract.saliency import SaliencyTeacher
+from extract.teacher import Teacher, TeacherSpec
+
 # Options as `tokenmix extract` takes them; what the user gives goes first.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # TokenMix's teacher. 18 x 18 tokens of 3072 channels, 438 M parameters, 755 GFLOP per image. Its size at test
@@ -22,3 +26,8 @@ def apply_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     preset = PRESETS.get(options["name"], {})
     chosen = {name: value for name, value in preset.items() if name == "name" or options.get(name) is None}
     return {**options, **chosen}
+
+
+def make_teacher(spec: TeacherSpec) -> Teacher:
+    """The teacher, loaded and checked; raises TeacherError."""
+    return SaliencyTeacher(spec) if spec.name == SALIENCY else Teacher(spec)
