@@ -28,13 +28,16 @@ def create_store(path: StrPath, header: Header) -> None:
     Of two processes that create at once, one writes the header and the other compares with it.
     Raises StoreMismatch for another configuration, StoreError if `path` is something else.
     """
-    folder = Path(path)
+    folder = Path(path).absolute()
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise StoreError(f"{folder}: not a store: expected a folder, found a file; give another path") from error
     if not (folder / HEADER_FILE).exists():
         _require_empty(folder)
+        for parent in {folder.parent, *(made.parent for made in missing)}:
+            sync_folder(parent)  # before the header, whose presence says that this was done
         _write_header(folder, header)
     stored = read_header(folder)
     try:

@@ -77,10 +77,18 @@ def begin_temporary(target: Path) -> Path:
     return temporary
 
 
-def end_temporary(temporary: Path) -> None:
-    """Remove the file unless it was renamed."""
+def complete_temporary(temporary: Path, target: Path) -> None:
+    """Give the file its name, and wait until that is on the disk. After a fault on the way it may be called again."""
+    os.replace(temporary, target)
+    sync_folder(target.parent)
     _open_here.discard(temporary.absolute())
-    temporary.unlink(missing_ok=True)
+
+
+def end_temporary(temporary: Path) -> None:
+    """Remove the file unless it was completed."""
+    if temporary.absolute() in _open_here:
+        _open_here.remove(temporary.absolute())
+        temporary.unlink(missing_ok=True)
 
 
 def write_synced(file: Path, data: bytes | memoryview) -> None:

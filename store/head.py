@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import ShardError
-from store.folder import StrPath, begin_temporary, end_temporary, sync_folder, write_synced
+from store.folder import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
 from store.header import Header
 from store.shard import open_hdf5
 from store.spec import HEAD_FILE, LIBVER
@@ -40,8 +39,7 @@ def write_head(path: StrPath, header: Header, head: Head) -> None:
     temporary = begin_temporary(target)
     try:
         write_synced(temporary, buffer.getbuffer())
-        os.replace(temporary, target)
-        sync_folder(target.parent)
+        complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)
 

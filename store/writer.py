@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,7 @@ import numpy as np
 from store.check import check_shard
 from store.claims import leave_note
 from store.errors import ShardError, StoreError
-from store.folder import StrPath, begin_temporary, end_temporary, sync_folder, write_synced
+from store.folder import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
 from store.header import Header, Json
 from store.layout import shard_name
 from store.rows import RowBatch, Table, batch_table
@@ -63,9 +62,8 @@ class ShardWriter:
         problems = check_shard(self.temporary, self._header, self._shard)
         if problems:
             raise ShardError(f"{self.temporary}: read back wrong: {problems[0]}; check the disk")
-        os.replace(self.temporary, self._target)
-        self.discard()
-        sync_folder(self._target.parent)
+        complete_temporary(self.temporary, self._target)
+        self._tables.clear()  # last: after a fault on the way it can be published again
         return self._target
 
     def __enter__(self) -> ShardWriter:

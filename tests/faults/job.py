@@ -1,0 +1,21 @@
+"""A real extraction that a server forks within milliseconds: torch is imported and the teacher built once."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from extract.images import list_images
+from extract.job import JobOptions, run_job
+from extract.teacher import Teacher, TeacherSpec
+
+torch.set_num_threads(1)  # threads do not survive a fork
+TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
+
+
+def extract(images: Path, store: Path, workers: int, begun: Connection) -> None:
+    """Fill the store, whatever is there; tells `begun` when it begins."""
+    begun.send_bytes(b"")
+    run_job(list_images(images), store, TEACHER, JobOptions(shard_rows=2, batch_size=2, workers=workers))

@@ -1,0 +1,84 @@
+"""A store written in the steps of the job, without a teacher and in one thread, so that system calls can be counted."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from extract.shard_queue import outlast
+from store import Head, Problem, ShardWriter, StoreError, create_store, discard_leftovers, present_shards, verify
+from store import write_head as put_head
+from tests.store.conftest import make_header, make_rows, part
+
+CALLS = ("openat", "write", "pwrite64", "ftruncate", "fsync", "close", "mkdir", "link", "rename", "unlink")
+REFUSED, CRASHED = 1, 3  # exit statuses of the child: an error for the user, anything else
+
+ROWS = make_rows(5, (2, 2))
+BATCH = replace(ROWS, payload={"features": np.repeat(ROWS.payload["label_logit"][:, None], 3, axis=1)})
+HEADER = make_header(BATCH, 3, kind="features", depth=3)
+HEAD = Head(np.ones((1, 3), np.float32), np.zeros(1, np.float32))
+
+
+def write_store(path: Path) -> None:
+    """What a worker does with a store, begun or not: header, head, what the dead left, every missing shard."""
+    create_store(path, HEADER)
+    put_head(path, HEADER, HEAD)
+    discard_leftovers(path)
+    for shard in sorted({0, 1} - set(present_shards(path, HEADER))):
+        with outlast(lambda shard=shard: ShardWriter(path, HEADER, shard)) as writer:  # type: ignore[misc]
+            writer.append(part(BATCH, *HEADER.layout.bounds(shard)))
+            writer.beat({"done": 3})
+            outlast(writer.publish)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file by name."""
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+
+
+def harmful(path: Path) -> list[Problem]:
+    """What is wrong with a store, but for what is not there yet and temporary files."""
+    if not (path / "store.json").exists():
+        return []
+    problems = verify(path).problems
+    return [p for p in problems if "missing" not in p.message and "left over from a writer" not in p.message
+            and not ("head.h5" in p.message and not (path / "head.h5").exists())]  # fmt: skip
+
+
+def in_a_child(work: Callable[[], None], log: Path, options: Sequence[str]) -> tuple[int, list[str]]:
+    """Run `work` in a forked child under strace; its exit status, negative for a signal, and the logged calls."""
+    begin, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(begin, 1)
+        os._exit(_status(work))
+    tracer = subprocess.Popen(["strace", "-f", "-o", log, *options, "-p", str(child)], stderr=subprocess.DEVNULL)
+    while not re.search(r"^TracerPid:\s*[1-9]", Path(f"/proc/{child}/status").read_text(), re.MULTILINE):
+        if tracer.poll() is not None:
+            os.kill(child, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    os.write(end, b"x")
+    _, status = os.waitpid(child, 0)
+    tracer.wait()
+    os.close(begin)
+    os.close(end)
+    return os.waitstatus_to_exitcode(status), log.read_text().splitlines()
+
+
+def _status(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except (OSError, StoreError):
+        return REFUSED
+    except BaseException:
+        return CRASHED
+    return 0
