@@ -24,7 +24,7 @@ def main() -> None:
     """Teacher activation maps, computed once, as exact TokenMix targets."""
 
 
-for job_command in (commands.plan, commands.extract, commands.submit, commands.status):
+for job_command in (commands.plan, commands.extract, commands.submit, commands.status, commands.import_):
     main.add_command(job_command)
 
 
@@ -67,6 +67,19 @@ def info(store: Path, as_json: bool) -> None:
             return
         describe_header(header)
         click.echo(f"shards    {present} of {header.layout.shards} present")
+
+
+@main.command()
+@click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling"]))
+@STORE
+@click.argument("target", metavar="DST", type=FOLDER)
+def export(form: str, store: Path, target: Path) -> None:
+    """Write the maps of STORE, of kind topk, as a tree of one .pt per image that the public loaders read."""
+    with user_errors():
+        from store import export_tokenlabeling
+
+        count = sum(1 for _ in export_tokenlabeling(store, target))
+        click.echo(f"{target}: {count} maps, {form}")
 
 
 @main.command()

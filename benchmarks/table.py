@@ -52,6 +52,8 @@ FIGURES = (
            ("stores", "ImageNet-1k", "status", "seconds"), "{:.2f}"),
     Figure("opening ImageNet-1k's maps for training, seconds", "scale",
            ("stores", "ImageNet-1k", "open", "seconds"), "{:.2f}"),
+    Figure("importing published `.pt` maps, images per second and core", "convert",
+           ("today's", "imported_per_core_second"), "{}"),
     Figure("timm's 95 modules with classifiers: those with an exact teacher", "teachers", ("exact",), "{}"),
 )  # fmt: skip
 

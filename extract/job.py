@@ -88,16 +88,16 @@ class Progress:
         """The share of right predictions so far; NaN before the first, and for a teacher without any."""
         return self.correct / self.judged if self.judged else math.nan
 
-    def count(self, rows: RowBatch, correct: npt.NDArray[np.bool_], max_errors: int | None, total_rows: int) -> None:
-        """Add B rows, of which the teacher is right in `correct` [B]; ImagesError beyond `max_errors` unreadable ones.
+    def count(self, rows: RowBatch, top1: npt.NDArray[np.int32], max_errors: int | None, total_rows: int) -> None:
+        """Add B rows and the teacher's top-1 of each, -1 where there is none.
 
-        `max_errors` None: 0.1 % of `total_rows`, rounded up.
+        Raises ImagesError beyond `max_errors` unreadable rows; None: 0.1 % of `total_rows`, rounded up.
         """
         readable = rows.status == STATUS_OK
         self.done += len(rows.key)
         self.readable += int(readable.sum())
-        self.judged += int((rows.prediction[readable] >= 0).sum())
-        self.correct += int(correct[readable].sum())
+        self.judged += int((top1[readable] >= 0).sum())
+        self.correct += int((top1 == rows.label)[readable].sum())
         self.errors += [(key, reason) for key, reason in zip(rows.key, rows.error, strict=True) if reason]
         allowed = math.ceil(total_rows / 1000) if max_errors is None else max_errors
         if len(self.errors) > allowed:
@@ -176,7 +176,7 @@ def run_job(
                 if stop():
                     break
                 rows = row_batch(images, batch, maps, header)
-                progress.count(rows, rows.prediction == rows.label, options.max_errors, header.rows)
+                progress.count(rows, rows.prediction, options.max_errors, header.rows)
                 written += publisher.append(batch.rows[0], rows)
                 progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
                 on_progress(progress)

@@ -54,7 +54,7 @@ JOB_OPTIONS = [
 
 
 IMPORT_OPTIONS = [
-    click.option("--view", type=click.Choice(["center", "squash"]), help="What the teacher saw; default: as published."),
+    click.option("--view", type=click.Choice(["center", "squash"]), help="The teacher's; default: as published."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True),
     click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Default: as published."),

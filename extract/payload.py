@@ -50,6 +50,5 @@ def _check_range(values: Array, keys: list[str], name: str, dtype: str) -> None:
     value = values[row][~finite[row]][0]
     remedy = "--amp none, or check the teacher's weights" if np.isnan(value) else "--dtype float32 or --amp none"
     raise TeacherError(
-        f"{keys[row]!r}: expected a finite {name} of at most {most:g} ({dtype}), found {value:g}; "
-        f"use {remedy}"
+        f"{keys[row]!r}: expected a finite {name} of at most {most:g} ({dtype}), found {value:g}; use {remedy}"
     )

@@ -11,6 +11,8 @@ from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
 from store.rows import RowBatch, list_digest, row_nbytes
 from store.spec import FORMAT_NAME, FORMAT_VERSION, HEADER_FILE, STATUS_OK, STATUS_UNREADABLE
+from store.torch_file import parse_tensor, read_tensor, tensor_bytes
+from store.trees import export_tokenlabeling, map_paths
 from store.writer import ShardWriter
 
 __all__ = [
@@ -36,12 +38,17 @@ __all__ = [
     "VerifyReport",
     "create_store",
     "discard_leftovers",
+    "export_tokenlabeling",
     "list_digest",
     "list_shards",
+    "map_paths",
+    "parse_tensor",
     "present_shards",
     "read_header",
+    "read_tensor",
     "row_nbytes",
     "shard_name",
+    "tensor_bytes",
     "unreadable_rows",
     "verify",
     "write_head",

@@ -68,7 +68,6 @@ def parse_tensor(data: bytes) -> Array:
 
 def tensor_bytes(array: Array) -> bytes:
     """What `torch.load(weights_only=True)` reads as this array of a type in DTYPES; the same array, the same bytes."""
-    array = np.ascontiguousarray(array)
     storage = next(name for name, dtype in DTYPES.items() if dtype == array.dtype).split(" ")[1]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
