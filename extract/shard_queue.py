@@ -90,6 +90,7 @@ class ShardQueue:
         self._store, self._header, self._worker = store, header, worker
         self._last_note, self._last_batch = -math.inf, time.monotonic()
         self._longest_gap_s = 0.0
+        self._heard: dict[str, tuple[float, float]] = {}  # of each claim its last sign of life, and when we saw it
 
     def take(self) -> int | None:
         """Claim the next shard, as `Turns.take`; its writer is then in `writers`."""
@@ -165,5 +166,12 @@ class ShardQueue:
         return outlast(lambda: list_shards(self._store, self._header))
 
     def _lives(self, claim: Claim) -> bool:
-        """A slow worker's batches take long for others too, so patience grows with our own."""
-        return not claim.dead and claim.age_s <= max(SILENT_S, 4 * self._longest_gap_s)
+        """A slow worker's batches take long for others too, so patience grows with our own.
+
+        A clock that was set back makes signs of life from the future, so we also count how long one has not changed.
+        """
+        now = time.monotonic()
+        heard, since = self._heard.get(claim.path.name, (math.nan, now))
+        if heard != claim.heard:
+            self._heard[claim.path.name] = claim.heard, (since := now)
+        return not claim.dead and max(claim.age_s, now - since) <= max(SILENT_S, 4 * self._longest_gap_s)

@@ -27,7 +27,8 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        mend = "free some and run again: what is finished is kept" if error.errno == errno.ENOSPC else "check the path"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "free some and run again: what is finished is kept" if full else "check the path"
         fail(f"{error.filename or 'file system'}: {error.strerror}; {mend}")
     except KeyboardInterrupt:  # click would end with 1, as if something had failed
         say("interrupted; run again to go on")

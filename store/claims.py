@@ -24,12 +24,17 @@ _MAX_NOTE_NBYTES = 4096
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard that somebody began and has not finished; `age_s` since he was last heard of, `dead` for certain."""
+    """A shard that somebody began and has not finished; `dead` for certain.
+
+    He was last heard of at `heard`, UNIX time by the file system's clock, and so `age_s` ago by ours: the two may
+    differ, or be set while we look.
+    """
 
     shard: int
     path: Path
     host: str
     pid: int
+    heard: float
     age_s: float
     dead: bool
 
@@ -77,6 +82,7 @@ def _claim(entry: os.DirEntry[str], numbers: Mapping[str, int]) -> Claim | None:
     parts = split_temporary(entry.name)
     if parts is None or parts.target not in numbers:
         return None
-    age_s = max(0.0, time.time() - entry.stat().st_mtime)
+    heard = entry.stat().st_mtime
+    age_s = max(0.0, time.time() - heard)
     path = Path(entry.path)
-    return Claim(numbers[parts.target], path, parts.host, parts.pid, age_s, is_dead(path))
+    return Claim(numbers[parts.target], path, parts.host, parts.pid, heard, age_s, is_dead(path))

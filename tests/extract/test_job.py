@@ -289,6 +289,21 @@ def test_no_space_left(images: ImageList, teacher: Teacher, small_disk: Path, tm
     assert shard_bytes(small_disk / "maps") == shard_bytes(tmp_path / "alone")
 
 
+def test_a_folder_that_becomes_read_only(images: ImageList, teacher: Teacher, small_disk: Path, tmp_path: Path) -> None:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
+
+    run(images, tmp_path / "alone", teacher)
+    run(images, small_disk / "maps", teacher)
+    (small_disk / "maps" / "shard-00001.h5").unlink()
+    remount("ro")
+    with pytest.raises(OSError, match="Read-only file system"):
+        run(images, small_disk / "maps", teacher)
+    remount("rw")
+    assert run(images, small_disk / "maps", teacher).shards_written == 1
+    assert shard_bytes(small_disk / "maps") == shard_bytes(tmp_path / "alone")
+
+
 # Children fork from a server that has imported torch and timm once: a start costs milliseconds, not seconds.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["extract.job"])

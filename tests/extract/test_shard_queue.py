@@ -58,6 +58,30 @@ def test_silent_and_dead_writers_lose_their_shards(store: Path) -> None:
     assert not dead.exists()
 
 
+def test_a_clock_that_was_set_back_keeps_no_dead_writer_alive(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.shard_queue.SILENT_S", 0.2)
+    dead, alive = (claim_of(store, shard, "zeus", age_s=-86_400, pid=shard) for shard in (0, 1))
+    queue = ShardQueue(store, HEADER, Worker())
+    assert [queue.take() for _ in range(5)] == [2, 3, 4, 5, None]
+    time.sleep(0.3)
+    os.utime(alive, (time.time() + 86_410,) * 2)  # a sign of life
+    assert [queue.take() for _ in range(2)] == [0, None]
+    assert not dead.exists()
+    queue.discard()
+
+
+def test_a_clock_that_was_set_forward_costs_time_only(store: Path) -> None:
+    """Every claim looks silent: the shard is begun twice, to the same bytes, and the first writer is not disturbed."""
+    first, second = ShardQueue(store, HEADER, Worker()), ShardQueue(store, HEADER, Worker())
+    assert first.take() == 0
+    os.utime(first.writers[0].temporary, (time.time() - 86_400,) * 2)
+    assert second.take() == 0
+    first.beat({"done": 1})
+    first.discard()
+    second.discard()
+    assert list_shards(store, HEADER).claims == ()
+
+
 def test_of_two_who_begin_at_once_the_first_by_name_goes_on(store: Path) -> None:
     queue = ShardQueue(store, HEADER, Worker())
     for shard, other in enumerate("!~"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # threads do not survive a fork
 TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
 
 
-def extract(images: Path, store: Path, workers: int, begun: Connection) -> None:
+def extract(images: Path, store: Path, workers: int, begun: Event) -> None:
     """Fill the store, whatever is there; tells `begun` when it begins."""
-    begun.send_bytes(b"")
+    begun.set()
     run_job(list_images(images), store, TEACHER, JobOptions(shard_rows=2, batch_size=2, workers=workers))

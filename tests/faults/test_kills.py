@@ -34,10 +34,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(images: Path, store: Path, workers: int) -> Any:
     """An extraction that has just begun."""
-    here, there = FORKS.Pipe(duplex=False)
-    child = FORKS.Process(target=extract, args=(images, store, workers, there))
+    begun = FORKS.Event()
+    child = FORKS.Process(target=extract, args=(images, store, workers, begun))
     child.start()
-    here.recv_bytes()
+    assert begun.wait(60)
     return child
 
 
