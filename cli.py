@@ -84,6 +84,16 @@ def export(form: str, store: Path, target: Path) -> None:
 
 @main.command()
 @STORE
+def index(store: Path) -> None:
+    """Write index.h5 into STORE: all shards as one, for any HDF5 tool; nothing is copied."""
+    with user_errors():
+        from store import write_index
+
+        click.echo(write_index(store))
+
+
+@main.command()
+@STORE
 @click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="The PNG to write.")

@@ -7,6 +7,7 @@ from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import discard_leftovers, present_shards
 from store.head import Head, write_head
 from store.header import Header, Json
+from store.index import write_index
 from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
 from store.rows import RowBatch, list_digest, row_nbytes
@@ -52,4 +53,5 @@ __all__ = [
     "unreadable_rows",
     "verify",
     "write_head",
+    "write_index",
 ]

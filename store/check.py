@@ -16,7 +16,7 @@ from store.header import Header
 from store.layout import shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
 from store.shard import open_shard, read_table
-from store.spec import HEAD_FILE, HEADER_FILE, STATUS_OK
+from store.spec import HEAD_FILE, HEADER_FILE, INDEX_FILE, STATUS_OK
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
 
 def _foreign_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
-    expected = {HEADER_FILE, *map(shard_name, range(header.layout.shards))}
+    expected = {HEADER_FILE, INDEX_FILE, *map(shard_name, range(header.layout.shards))}
     if header.kind == "features":
         expected.add(HEAD_FILE)
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))

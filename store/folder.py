@@ -9,11 +9,12 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
+from store.errors import ShardError
 from store.header import Header
 from store.layout import shard_name
 
 StrPath = str | os.PathLike[str]
-_TEMPORARY = re.compile(r"(?P<target>store\.json|head\.h5|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
+_TEMPORARY = re.compile(r"(?P<target>store\.json|(?:head|index)\.h5|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
 # Files of this very process that are being written: in a container every run may have the same pid.
 _open_here: set[Path] = set()
 
@@ -30,6 +31,19 @@ def present_shards(path: StrPath, header: Header) -> list[int]:
     """Indices of the shards on disk, ascending. The rename is the marker: a shard that has its name is complete."""
     names = {entry.name for entry in os.scandir(path) if entry.is_file()}
     return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
+
+
+def complete_files(path: StrPath, header: Header) -> list[Path]:
+    """All shards, in order; ShardError where one is missing."""
+    shards = header.layout.shards
+    missing = sorted(set(range(shards)) - set(present_shards(path, header)))
+    if missing:
+        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise ShardError(
+            f"{path}: expected {shards} shards, found {shards - len(missing)}; {len(missing)} missing: {named}; "
+            "run `tokenmix extract` again to fill the gaps"
+        )
+    return [Path(path) / shard_name(shard) for shard in range(shards)]
 
 
 def discard_leftovers(path: StrPath) -> list[Path]:

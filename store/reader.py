@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from store.create import read_header
-from store.errors import ShardError, StoreError
-from store.folder import StrPath, present_shards
+from store.errors import StoreError
+from store.folder import StrPath, complete_files
 from store.head import Head, read_head
 from store.header import Header
-from store.layout import Rows, shard_name
+from store.layout import Rows
 from store.mapping import Place, RowReader, open_rows, place_of
 from store.quantise import DequantisedRows
 from store.shard import open_shard
@@ -67,7 +67,7 @@ class MapStore:
         self._folder = Path(path).absolute()
         self._preload = preload
         self.header: Header = read_header(self._folder)
-        self._files = _complete_files(self._folder, self.header)
+        self._files = complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
         random = _exceeds_memory(self._files)
@@ -219,18 +219,6 @@ class MapStore:
             with open_shard(path, self.header, shard, [name]) as file:
                 parts.append(file[name][()])
         return np.concatenate(parts)
-
-
-def _complete_files(folder: Path, header: Header) -> list[Path]:
-    shards = header.layout.shards
-    missing = sorted(set(range(shards)) - set(present_shards(folder, header)))
-    if missing:
-        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        raise ShardError(
-            f"{folder}: expected {shards} shards, found {shards - len(missing)}; {len(missing)} missing: {named}; "
-            "run `tokenmix extract` again to fill the gaps"
-        )
-    return [folder / shard_name(shard) for shard in range(shards)]
 
 
 def _exceeds_memory(files: Sequence[Path]) -> bool:

@@ -11,6 +11,7 @@ FORMAT_NAME = "tokenmix-maps"
 FORMAT_VERSION = 1
 HEADER_FILE = "store.json"
 HEAD_FILE = "head.h5"
+INDEX_FILE = "index.h5"
 
 STATUS_OK = 0
 STATUS_UNREADABLE = 1
