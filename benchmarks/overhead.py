@@ -4,6 +4,7 @@
     python -m benchmarks.overhead --model deit_small_patch16_224 --batch-size 256 --batch-size 1024   # on a GPU
 
 CPU time is the process's own, so that a busy machine counts less; what is compared takes turns, and medians are kept.
+Ratios of steps are medians of the ratios within a round, with the 95 % interval of that median by order statistics.
 The pipeline is what a worker of timm does for a sample: decode a JPEG of 500 x 375 px, DeiT's augmentation, collate
 with CutMix. "By maps" is all that TokenMix does besides, in batches of 128 that are all mixed by TokenMix.
 """
@@ -27,6 +28,7 @@ from timm.data import FastCollateMixup, ImageDataset, Mixup, create_transform
 from timm.loss import SoftTargetCrossEntropy
 from torchvision.ops import roi_align
 
+from benchmarks.geometry import seed_all
 from benchmarks.read import machine, write_store
 from recipes.context_digits.scene import sources
 from tokenmix_loader import (
@@ -39,7 +41,6 @@ from tokenmix_loader import (
     collate_targets,
     evidence,
     normalise,
-    refine,
     trace,
 )
 
@@ -149,44 +150,43 @@ def write_photographs(folder: Path, count: int) -> None:
 
 
 def tracing_us(rounds: int) -> float:
-    """What tracing adds to a transform: images are so small that their pixels cost nothing."""
+    """What tracing adds to a transform: images are so small that their pixels cost nothing; draws are the same."""
     tiny = Image.new("RGB", (16, 16))
     transform = create_transform(16, is_training=True, **AUGMENT)
     traced = trace(transform)
 
-    def sample() -> tuple[Any, MapTarget]:
-        image, *places = traced.view(tiny)
-        return image, MapTarget(0, 0, *places)  # type: ignore[arg-type]
+    def run(sample: Callable[[], Any]) -> None:
+        seed_all(0, 0)
+        for _ in range(BATCH):
+            sample()
 
-    found = medians_us(
-        {
-            "plain": lambda: [(transform(tiny), 0) for _ in range(BATCH)],
-            "traced": lambda: [sample() for _ in range(BATCH)],
-        },
-        10 * rounds,
-        BATCH,
-    )
-    return found["traced"] - found["plain"]
+    functions: dict[str, Callable[[], object]] = {
+        "plain": lambda: run(lambda: (transform(tiny), 0)),
+        "traced": lambda: run(lambda: MapTarget(0, 0, traced.placed(tiny)[1])),  # type: ignore[arg-type]
+    }
+    seconds = take_turns(functions, 10 * rounds, time.process_time)
+    added = [with_ - without for with_, without in zip(seconds["traced"], seconds["plain"], strict=True)]
+    return 1e6 * statistics.median(added) / BATCH
 
 
 def with_targets(images: Sequence[torch.Tensor] | torch.Tensor, targets: MapTarget) -> list[tuple[Any, MapTarget]]:
     """Samples as `MapDataset` makes them."""
-    parts = targets.label.tolist(), targets.row.tolist(), targets.affine.numpy(), targets.bounds.numpy()
+    parts = targets.label.tolist(), targets.row.tolist(), targets.place.numpy()
     return list(zip(images, map(MapTarget, *parts), strict=True))
 
 
 def some_targets(batch: int) -> MapTarget:
     """Crops as DeiT's augmentation makes them: one in eight turned, sheared or moved."""
     rng = np.random.default_rng(0)
+    seed_all(0, batch)
     traced = trace(create_transform(224, is_training=True, **AUGMENT))
-    views = [traced.view(Image.new("RGB", (500, 375))) for _ in range(batch)]
+    places = [traced.placed(Image.new("RGB", (500, 375)))[1] for _ in range(batch)]
     rows = torch.from_numpy(rng.integers(ROWS, size=batch))
-    affines, bounds = (torch.from_numpy(np.stack(part)) for part in list(zip(*views, strict=True))[1:])
-    return MapTarget(rows % CLASSES, rows, affines, bounds)  # the labels of `write_store`
+    return MapTarget(rows % CLASSES, rows, torch.from_numpy(np.stack(places)))  # the labels of `write_store`
 
 
 def align_costs(store: MapStore, rounds: int, batch: int = BATCH) -> dict[str, float]:
-    """CPU time in us per sample of `refine` and `align`, and of RoIAlign over all classes, as published.
+    """CPU time in us per sample of `align` with `refine`, and of RoIAlign over all classes, as published.
 
     There, five logits per token are first scattered into a map of every class.
     """
@@ -204,7 +204,9 @@ def align_costs(store: MapStore, rounds: int, batch: int = BATCH) -> dict[str, f
 
     found = medians_us({"dense RoIAlign": published}, rounds, batch)
     found |= medians_us(
-        {"align": lambda: align(refine(maps), views, targets.affine, GRID, bounds=targets.bounds)}, 20 * rounds, batch
+        {"align": lambda: align(maps, views, targets.affine, GRID, bounds=targets.bounds, refined=True)},
+        20 * rounds,
+        batch,
     )
     return {name: round(cost, 3) for name, cost in found.items()} | {
         "times_cheaper": round(found["dense RoIAlign"] / found["align"], 1)
@@ -257,9 +259,15 @@ def step_ratios(store: MapStore, name: str, batch: int, steps: int, device: torc
     }
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Of medians."""
-    return round(statistics.median(ours) / statistics.median(theirs), 4)
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Median of the ratios within a round, and the 95 % interval of that median."""
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    count = len(ratios)
+    low = max(0, int(count / 2 - 0.98 * count**0.5))
+    return {
+        "median": round(statistics.median(ratios), 4),
+        "interval": [round(ratios[at], 4) for at in (low, count - 1 - low)],
+    }
 
 
 def accelerator(device: str) -> dict[str, str]:

@@ -1,26 +1,20 @@
-"""What augmentation policies really did to an image: timm's and torchvision's, run as they are.
-
-A policy draws its operations itself. Each operation that it draws is watched; so nothing of the drawing is
-imitated, and random streams are those of the unwatched policy.
-"""
+"""What augmentation policies really did to an image: timm's and torchvision's, run as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from PIL import Image
 from timm.data import auto_augment as timm_aa
 from torchvision import transforms as tv
 
-from tokenmix_loader.affine import IDENTITY, Affine
+from tokenmix_loader.spy import spy_on
 from tokenmix_loader.watch import watched
 
-# Of each operation that moved anything, in turn, the map of its result's unit square to that of its input.
-Moves = list[Affine]
-Augmented = tuple[Any, Moves]
+Spy = Callable[[Any], Any]
 
 TIMM_MOVES = frozenset((
     timm_aa.rotate, timm_aa.shear_x, timm_aa.shear_y, timm_aa.translate_x_abs, timm_aa.translate_x_rel,
@@ -33,55 +27,48 @@ TIMM_OPERATIONS = TIMM_MOVES | frozenset((
 ))  # fmt: skip
 
 
-def record_one(step: Any, image: Any) -> Augmented:
+def spy_on_moving(step: Any) -> Spy:
     """A step that moves the image by itself: torchvision's RandomRotation and RandomAffine."""
-    moves: Moves = []
-    return _watch(moves, step, image), moves
+    return partial(watched, step)
 
 
-def record_timm(step: Any, image: Any) -> Augmented:
-    """timm's RandAugment and AutoAugment."""
-    moves: Moves = []
-    spy = twin(step)
-    if type(step) is timm_aa.RandAugment:
-        spy.ops = [partial(_operate, moves, op) for op in step.ops]
-    else:
-        spy.policy = [[partial(_operate, moves, op) for op in ops] for ops in step.policy]
-    return spy(image), moves
+def spy_on_timm_rand(step: Any) -> Spy:
+    """timm's RandAugment."""
+    ops = [_spy_on_operation(op) for op in step.ops]
+    spy: Spy = spy_on(step, ops=property(lambda _: ops))
+    return spy
 
 
-def record_torchvision(step: Any, image: Any) -> Augmented:
+def spy_on_timm_auto(step: Any) -> Spy:
+    """timm's AutoAugment."""
+    policy = [[_spy_on_operation(op) for op in ops] for ops in step.policy]
+    spy: Spy = spy_on(step, policy=property(lambda _: policy))
+    return spy
+
+
+def spy_on_torchvision(step: Any) -> Spy:
     """torchvision's RandAugment, TrivialAugmentWide and AutoAugment, which run `_apply_op` for each draw."""
-    moves: Moves = []
     forward = type(step).forward
     apply_op = forward.__globals__["_apply_op"]
 
-    def remember(image: Any, *args: Any, **kwargs: Any) -> Any:
-        return _watch(moves, lambda watch: apply_op(watch, *args, **kwargs), image)
+    def apply_and_note(image: Any, *args: Any, **kwargs: Any) -> Any:
+        return watched(lambda watch: apply_op(watch, *args, **kwargs), image)
 
     # The same code object, to which one name means something else: patching the module would reach other threads.
-    spied = FunctionType(forward.__code__, forward.__globals__ | {"_apply_op": remember})
-    spy = twin(step)
-    spy.forward = MethodType(spied, spy)
-    return spy(image), moves
+    spied = FunctionType(forward.__code__, forward.__globals__ | {"_apply_op": apply_and_note})
+    spy: Spy = spy_on(step, forward=spied)
+    return spy
 
 
-RECORDERS: dict[type, Callable[[Any, Any], Augmented]] = {
-    timm_aa.RandAugment: record_timm,
-    timm_aa.AutoAugment: record_timm,
-    tv.RandAugment: record_torchvision,
-    tv.TrivialAugmentWide: record_torchvision,
-    tv.AutoAugment: record_torchvision,
-    tv.RandomRotation: record_one,
-    tv.RandomAffine: record_one,
+POLICIES: dict[type, Callable[[Any], Spy]] = {
+    timm_aa.RandAugment: spy_on_timm_rand,
+    timm_aa.AutoAugment: spy_on_timm_auto,
+    tv.RandAugment: spy_on_torchvision,
+    tv.TrivialAugmentWide: spy_on_torchvision,
+    tv.AutoAugment: spy_on_torchvision,
+    tv.RandomRotation: spy_on_moving,
+    tv.RandomAffine: spy_on_moving,
 }
-
-
-def twin(step: Any) -> Any:
-    """A shallow copy to spy on: the user's object, and other threads that use it, see nothing of it."""
-    copied = object.__new__(type(step))  # several times quicker than copy.copy
-    copied.__dict__.update(step.__dict__)
-    return copied
 
 
 def unknown_operations(step: Any) -> list[str]:
@@ -91,18 +78,16 @@ def unknown_operations(step: Any) -> list[str]:
     return [repr(op) for op in ops if type(op) is not timm_aa.AugmentOp or op.aug_fn not in TIMM_OPERATIONS]
 
 
-def _operate(moves: Moves, op: Any, image: Any) -> Any:
-    if op.aug_fn is timm_aa.posterize:
-        op = twin(op)
-        op.aug_fn = _posterize
-    return _watch(moves, op, image) if op.aug_fn in TIMM_MOVES else op(image)
+def _spy_on_operation(op: Any) -> Any:
+    """The operation's own function is called only where its chance falls so: there is nothing to watch otherwise."""
+    aug_fn = op.aug_fn
 
+    def apply_and_note(image: Any, *args: Any, **kwargs: Any) -> Any:
+        return watched(lambda watch: aug_fn(watch, *args, **kwargs), image)
 
-def _watch(moves: Moves, function: Callable[[Any], Any], image: Any) -> Any:
-    result, move = watched(function, image)
-    if move is not IDENTITY:
-        moves.append(move)
-    return result
+    if aug_fn in TIMM_MOVES:
+        return spy_on(op, aug_fn=property(lambda _: apply_and_note))
+    return spy_on(op, aug_fn=property(lambda _: _posterize)) if aug_fn is timm_aa.posterize else op
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **kwargs: Any) -> Any:

@@ -143,4 +143,5 @@ def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
             f"TokenMixCollate: expected targets of a MapDataset, found {type(found).__name__}; "
             "wrap the dataset: MapDataset(dataset, store)"
         )
-    return MapTarget(*(torch.from_numpy(np.array(part)) for part in zip(*targets, strict=True)))
+    labels, rows, places = zip(*targets, strict=True)
+    return MapTarget(torch.tensor(labels), torch.tensor(rows), torch.from_numpy(np.stack(places)))

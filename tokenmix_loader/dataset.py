@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms import Compose
 
 from tokenmix_loader._store import STATUS_OK, MapStore, StoreMismatch, list_digest, open_store
 from tokenmix_loader.shapes import require_choice
@@ -19,21 +20,30 @@ from tokenmix_loader.trace import TracedTransform, trace
 
 Rows = npt.NDArray[np.int64]
 NO_MAP = -1
-_AS_IT_IS = TracedTransform([])
+_AS_IT_IS = trace(Compose([]))
 
 
 class MapTarget(NamedTuple):
     """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
 
-    `label` and `row`: int64, [] of one image and [B] of a batch; `affine` float64 [2, 3] or [B, 2, 3] and `bounds`
-    float64 [4] or [B, 4]: see `align`. Row -1 stands for an image without a map. Of one image they are numbers and
-    arrays, which cost less to make, and of a batch tensors.
+    `label` and `row`: int64, [] of one image and [B] of a batch; row -1 stands for an image without a map. `place`
+    float64 [10] or [B, 10] holds `affine` and `bounds`. Of one image they are numbers and an array, which cost less
+    to make, and of a batch tensors.
     """
 
     label: torch.Tensor
     row: torch.Tensor
-    affine: torch.Tensor
-    bounds: torch.Tensor
+    place: torch.Tensor
+
+    @property
+    def affine(self) -> torch.Tensor:
+        """[2, 3] or [B, 2, 3], see `align`."""
+        return self.place[..., :6].reshape(*self.place.shape[:-1], 2, 3)
+
+    @property
+    def bounds(self) -> torch.Tensor:
+        """[4] or [B, 4], see `align`."""
+        return self.place[..., 6:]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MapTarget:
         """The same on `device`."""
@@ -96,8 +106,8 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         """
         loaded = self._load(index)
         self._check_size(index, loaded.size)
-        image, affine, bounds = (self._transform or _AS_IT_IS).view(loaded)
-        one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), affine, bounds)
+        image, place = (self._transform or _AS_IT_IS).placed(loaded)
+        one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), place)
         return image, MapTarget(*one)
 
     def _check_size(self, index: int, size: tuple[int, int]) -> None:

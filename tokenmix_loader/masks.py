@@ -6,6 +6,8 @@ comes from the partner b (TokenMix, Sec. 3.2; block-wise masks after BEiT).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +17,10 @@ import torch
 from tokenmix_loader.shapes import Grid, require_choice, require_grid
 
 Bools = npt.NDArray[np.bool_]
-Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+# Tokens as the bits of one number, the first token lowest: a block is a product, its new tokens are one `&`. One mask
+# per batch, the default, costs a tenth so of what it costs with arrays; one per sample costs less than twice as much.
+Bits = int
 
 KINDS = ("block", "random", "region")
 GUIDES = ("attentive", "peak")
@@ -65,17 +69,14 @@ def sample_masks(
     _check(batch, grid, kind, kept, beta, min_tokens, aspect, per, variant)
     draws = batch if per == "sample" else 1
     total = grid[0] * grid[1]
-    share = np.full(draws, kept) if beta is None else rng.beta(*beta, size=draws)
-    count = np.floor(share * total + 0.5).astype(np.int64)
-    shape = _Shape(grid, min_tokens, aspect)
-    if variant == "released":
-        masks = ~_released(rng, np.minimum(total - count + min_tokens, total), shape)
-    elif kind == "block":
-        masks = _blocks(rng, count, shape)
-    elif kind == "region":
-        masks = ~_regions(rng, total - count, shape)
+    shares = [kept] * draws if beta is None else rng.beta(*beta, size=draws).tolist()
+    counts = [math.floor(share * total + 0.5) for share in shares]
+    if kind == "random":
+        masks = _random(rng, counts, grid)
     else:
-        masks = _random(rng, count, grid)
+        shape = _Shape(grid, min_tokens, aspect)
+        draw = _released if variant == "released" else _blocks if kind == "block" else _region
+        masks = _unpack([draw(rng, count, shape) for count in counts], grid)
     return torch.from_numpy(np.broadcast_to(masks, (batch, *grid)).copy())
 
 
@@ -103,7 +104,7 @@ def guided_masks(
     return torch.from_numpy(~_around(by_evidence[::-1, 0], gh * gw - count, (gh, gw)))
 
 
-def _around(peak: Counts, count: int, grid: Grid) -> Bools:
+def _around(peak: Ints, count: int, grid: Grid) -> Bools:
     """A rectangle of `count` tokens around each token `peak` (row-major number), filled row by row."""
     gh, gw = grid
     height = max(1, round(gh * np.sqrt(count / (gh * gw))))
@@ -114,109 +115,114 @@ def _around(peak: Counts, count: int, grid: Grid) -> Bools:
     return rectangle & (_rank(rectangle) <= count)
 
 
-def _centred(middle: Counts, length: int, size: int) -> Bools:
+def _centred(middle: Ints, length: int, size: int) -> Bools:
     start = np.clip(middle - length // 2, 0, size - length)[:, None]
     at = np.arange(size)
     return (at >= start) & (at < start + length)
 
 
-def _random(rng: np.random.Generator, count: Counts, grid: Grid) -> Bools:
-    total = grid[0] * grid[1]
-    order = rng.permuted(np.tile(np.arange(total), (len(count), 1)), axis=1)
-    return (order < count[:, None]).reshape(-1, *grid)
+def _random(rng: np.random.Generator, counts: Sequence[int], grid: Grid) -> Bools:
+    order = rng.permuted(np.tile(np.arange(grid[0] * grid[1]), (len(counts), 1)), axis=1)
+    return (order < np.array(counts)[:, None]).reshape(-1, *grid)
 
 
-def _regions(rng: np.random.Generator, count: Counts, shape: _Shape) -> Bools:
-    """One rectangle of `count` tokens each, filled row by row."""
-    area = np.maximum(count, 1)
-    height, width = _block_size(rng, area.astype(np.float64), shape)
-    height = -(-area // width)
-    rows, columns = _place(rng, height, width, shape.grid)
-    rectangle = rows[:, :, None] & columns[:, None, :]
-    return rectangle & (_rank(rectangle) <= count[:, None, None])
+def _region(rng: np.random.Generator, kept: int, shape: _Shape) -> Bits:
+    """All but one rectangle, filled row by row."""
+    everything, count = _everything(shape.grid), shape.grid[0] * shape.grid[1] - kept
+    if not count:
+        return everything
+    _, width = _block_size(rng, count, shape)
+    return everything ^ _first(_block(rng, -(-count // width), width, shape.grid), count)
 
 
-def _blocks(rng: np.random.Generator, kept: Counts, shape: _Shape) -> Bools:
+def _blocks(rng: np.random.Generator, kept: int, shape: _Shape) -> Bits:
     replaced = shape.grid[0] * shape.grid[1] - kept
-    covered = _cover(rng, np.minimum(kept, replaced), shape)
-    return np.where((kept < replaced)[:, None, None], covered, ~covered)
+    covered = _cover(rng, min(kept, replaced), shape)
+    return covered if kept < replaced else _everything(shape.grid) ^ covered
 
 
-def _cover(rng: np.random.Generator, count: Counts, shape: _Shape) -> Bools:
-    """Cover exactly `count` tokens of each grid with blocks."""
-    free: Bools = np.ones((len(count), *shape.grid), np.bool_)
-    missing = count.copy()
-    smallest = np.minimum(count, shape.min_tokens)
+def _cover(rng: np.random.Generator, count: int, shape: _Shape) -> Bits:
+    """Exactly `count` tokens in blocks."""
+    covered, missing, smallest = 0, count, min(count, shape.min_tokens)
     for _ in range(_MAX_ROUNDS):
-        open_ = np.flatnonzero(missing)
-        if not len(open_):
-            return ~free
-        low, limit = smallest[open_], missing[open_]
-        height, width = _block_size(rng, rng.uniform(low, np.maximum(low, limit)), shape)
-        rows, columns = _place(rng, height, width, shape.grid)
-        fresh = rows[:, :, None] & columns[:, None, :] & free[open_]
-        new = np.count_nonzero(fresh, axis=(1, 2))
-        over = np.flatnonzero(new > limit)  # ranking tokens costs more than all the rest: only where it is needed
-        fresh[over] = _trim(rng, fresh[over], limit[over])
-        free[open_] ^= fresh
-        missing[open_] -= np.minimum(new, limit)
-    return ~free | _trim(rng, free, missing)
-
-
-def _released(rng: np.random.Generator, limit: Counts, shape: _Shape) -> Bools:
-    """Cover at most `limit` tokens the way the published code does; see `sample_masks`."""
-    gh, gw = shape.grid
-    covered: Bools = np.zeros((len(limit), gh, gw), np.bool_)
-    failures = np.zeros(len(limit), np.int64)
-    while True:
-        missing = limit - covered.sum(axis=(1, 2))
-        open_ = np.flatnonzero((missing > 0) & (failures < _RELEASED_ATTEMPTS))
-        if not len(open_):
+        if not missing:
             return covered
-        area = rng.uniform(1, missing[open_])
-        ratio = _log_uniform(rng, shape.aspect, len(open_))
-        height = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-        width = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-        fits = (height > 0) & (height < gh) & (width > 0) & (width < gw)
-        rows, columns = _place(rng, np.clip(height, 1, gh), np.clip(width, 1, gw), shape.grid)
-        fresh = rows[:, :, None] & columns[:, None, :] & ~covered[open_]
-        new = fresh.sum(axis=(1, 2))
-        taken = fits & (new > 0) & (new <= missing[open_])
-        covered[open_] |= fresh & taken[:, None, None]
-        failures[open_] = np.where(taken, 0, failures[open_] + 1)
+        height, width = _block_size(rng, _uniform(rng, smallest, max(smallest, missing)), shape)
+        fresh = _trim(rng, _block(rng, height, width, shape.grid) & ~covered, missing)
+        covered |= fresh
+        missing -= fresh.bit_count()
+    return covered | _trim(rng, _everything(shape.grid) ^ covered, missing)
 
 
-def _block_size(rng: np.random.Generator, area: Floats, shape: _Shape) -> tuple[Counts, Counts]:
-    """Height and width of rectangles that fit the grid and hold at least `area` tokens each."""
+def _released(rng: np.random.Generator, kept: int, shape: _Shape) -> Bits:
+    """Cover at most a limit of tokens the way the published code does; see `sample_masks`."""
     gh, gw = shape.grid
-    ratio = _log_uniform(rng, shape.aspect, len(area))
-    height = np.clip(np.rint(np.sqrt(area * ratio)), 1, gh)
-    width = np.minimum(np.ceil(area / height), gw)
-    height = np.maximum(height, np.ceil(area / width))
-    return height.astype(np.int64), width.astype(np.int64)
+    covered, failures, missing = 0, 0, min(gh * gw - kept + shape.min_tokens, gh * gw)
+    while missing and failures < _RELEASED_ATTEMPTS:
+        area, ratio = _uniform(rng, 1, missing), _log_uniform(rng, shape.aspect)
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        fits = 0 < height < gh and 0 < width < gw
+        fresh = _block(rng, height, width, shape.grid) & ~covered if fits else 0
+        taken = 0 < fresh.bit_count() <= missing
+        covered |= fresh if taken else 0
+        missing -= fresh.bit_count() if taken else 0
+        failures = 0 if taken else failures + 1
+    return _everything(shape.grid) ^ covered
 
 
-def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float], size: int) -> Floats:
-    return np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]), size))
+def _block_size(rng: np.random.Generator, area: float, shape: _Shape) -> tuple[int, int]:
+    """Height and width of a rectangle that fits the grid and holds at least `area` tokens."""
+    gh, gw = shape.grid
+    height = min(max(round(math.sqrt(area * _log_uniform(rng, shape.aspect))), 1), gh)
+    width = min(math.ceil(area / height), gw)
+    return max(height, math.ceil(area / width)), width
 
 
-def _place(rng: np.random.Generator, height: Counts, width: Counts, grid: Grid) -> tuple[Bools, Bools]:
-    """Uniform places inside the grid: the rows [n, gh] and columns [n, gw] that each rectangle takes."""
-    return _interval(rng, height, grid[0]), _interval(rng, width, grid[1])
+def _block(rng: np.random.Generator, height: int, width: int, grid: Grid) -> Bits:
+    """A rectangle at a uniform place inside the grid."""
+    gh, gw = grid
+    top, left = int(rng.random() * (gh - height + 1)), int(rng.random() * (gw - width + 1))
+    rows = ((1 << gw * height) - 1) // ((1 << gw) - 1)  # the first token of each row
+    return rows * ((1 << width) - 1) << top * gw + left
 
 
-def _interval(rng: np.random.Generator, length: Counts, size: int) -> Bools:
-    start = rng.integers(0, size - length + 1)[:, None]
-    at = np.arange(size)
-    return (at >= start) & (at < start + length[:, None])
+def _everything(grid: Grid) -> Bits:
+    return (1 << grid[0] * grid[1]) - 1
 
 
-def _trim(rng: np.random.Generator, tokens: Bools, limit: Counts) -> Bools:
-    """At most `limit` of the tokens of each grid: the first or, by a coin's fall, the last in row order."""
-    rank = _rank(tokens)
-    last = rng.random(len(tokens)) < 0.5
-    backwards = rank[:, -1:, -1:] - rank + 1
-    return tokens & (np.where(last[:, None, None], backwards, rank) <= limit[:, None, None])
+def _trim(rng: np.random.Generator, tokens: Bits, limit: int) -> Bits:
+    """At most `limit` of the tokens: the first or, by a coin's fall, the last in row order."""
+    if tokens.bit_count() <= limit:
+        return tokens
+    return _last(tokens, limit) if rng.random() < 0.5 else _first(tokens, limit)
+
+
+def _first(tokens: Bits, limit: int) -> Bits:
+    for _ in range(tokens.bit_count() - limit):
+        tokens ^= 1 << tokens.bit_length() - 1
+    return tokens
+
+
+def _last(tokens: Bits, limit: int) -> Bits:
+    for _ in range(tokens.bit_count() - limit):
+        tokens &= tokens - 1
+    return tokens
+
+
+def _unpack(masks: Sequence[Bits], grid: Grid) -> Bools:
+    total = grid[0] * grid[1]
+    raw = b"".join(mask.to_bytes(-(-total // 8), "little") for mask in masks)
+    packed = np.frombuffer(raw, np.uint8).reshape(len(masks), -1)
+    return np.unpackbits(packed, axis=1, count=total, bitorder="little").view(np.bool_).reshape(-1, *grid)
+
+
+def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return low * math.pow(high / low, rng.random())
 
 
 def _rank(tokens: Bools) -> npt.NDArray[np.int32]:

@@ -118,11 +118,10 @@ def _crop(images: Images, chosen: list[int], rows: Ints, seed: int) -> tuple[tor
         torch.manual_seed(seed)
         for row in chosen:
             with images.open(row) as file, Image.open(file) as encoded:
-                views.append(transform.view(encoded.convert("RGB")))
-    pixels, affines, bounds = zip(*views, strict=True)
+                views.append(transform.placed(encoded.convert("RGB")))
+    pixels, places = zip(*views, strict=True)
     labels = torch.from_numpy(images.labels[chosen].astype(np.int64))
-    places = (torch.from_numpy(np.stack(part)) for part in (affines, bounds))
-    return torch.stack(pixels), MapTarget(labels, torch.from_numpy(rows[chosen]), *places)
+    return torch.stack(pixels), MapTarget(labels, torch.from_numpy(rows[chosen]), torch.from_numpy(np.stack(places)))
 
 
 def _photo(pixels: torch.Tensor) -> Image.Image:

@@ -20,8 +20,9 @@ from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
 from torchvision.transforms.functional import get_dimensions
 
-from tokenmix_loader.affine import FLIP_X, FLIP_Y, IDENTITY, WHOLE, Affine, between_unit_squares, clip, compose
-from tokenmix_loader.augment import RECORDERS, Augmented, twin, unknown_operations
+from tokenmix_loader.affine import FLIP_X, FLIP_Y, Affine
+from tokenmix_loader.augment import POLICIES, unknown_operations
+from tokenmix_loader.spy import follow, note, spy_on
 
 Array = npt.NDArray[np.float64]
 Transform = Callable[[Any], Any]
@@ -53,10 +54,15 @@ class View(NamedTuple):
 
 
 class TracedTransform:
-    """A transform that also tells where each pixel of its result comes from; made by `trace`."""
+    """A transform that also tells where each pixel of its result comes from; see `trace`."""
 
-    def __init__(self, steps: list[tuple[Callable[[Any, Any], Augmented], Transform]]) -> None:
-        self._steps = steps
+    def __init__(self, transform: Transform) -> None:
+        self._transform = transform
+        self._steps = [_spy(step, path) for path, step in _flatten(transform, "transform")]
+
+    def __reduce__(self) -> tuple[type[TracedTransform], tuple[Transform]]:
+        """As the transform itself: spies are made anew."""
+        return TracedTransform, (self._transform,)
 
     def __call__(self, image: Any) -> tuple[Any, Array]:
         """The transformed image and its affine, see `View`."""
@@ -64,14 +70,13 @@ class TracedTransform:
 
     def view(self, image: Any) -> View:
         """The transformed image, its affine and its bounds."""
-        to_image, bounds = IDENTITY, WHOLE
-        for record, step in self._steps:
-            image, moves = record(step, image)
-            for to_input in moves:
-                if record in _FILLING:
-                    bounds = clip(bounds, to_image)
-                to_image = compose(to_image, to_input)
-        return View(image, np.array(to_image).reshape(2, 3), np.array(bounds))
+        image, place = self.placed(image)
+        return View(image, place[:6].reshape(2, 3), place[6:])
+
+    def placed(self, image: Any) -> tuple[Any, Array]:
+        """The transformed image, and affine and bounds in one float64 [10], which costs least."""
+        image, affine, bounds = follow(self._steps, image)
+        return image, np.array(affine + bounds)
 
 
 def trace(transform: Transform) -> TracedTransform:
@@ -84,7 +89,7 @@ def trace(transform: Transform) -> TracedTransform:
 
     Raises UntraceableTransform naming any other step.
     """
-    return TracedTransform([(_recorder(step, path), step) for path, step in _flatten(transform, "transform")])
+    return TracedTransform(transform)
 
 
 def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
@@ -94,13 +99,13 @@ def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
     return [step for steps in nested for step in steps]
 
 
-def _recorder(step: Transform, path: str) -> Callable[[Any, Any], Augmented]:
+def _spy(step: Any, path: str) -> Transform:
     if _is_pixel_only(step):
-        return _keep_in_place
+        return step  # type: ignore[no-any-return]
     # By exact type: a subclass may do anything.
-    if type(step) in _RECORDERS and not unknown_operations(step):
-        return _RECORDERS[type(step)]
-    known = ", ".join(sorted({kind.__name__ for kind in (tv.Compose, *_RECORDERS, *PIXEL_ONLY)}))
+    if type(step) in _SPIES and not unknown_operations(step):
+        return _SPIES[type(step)](step)
+    known = ", ".join(sorted({kind.__name__ for kind in (tv.Compose, *_SPIES, *PIXEL_ONLY)}))
     found = f"{type(step).__module__}.{type(step).__qualname__}"
     raise UntraceableTransform(
         f"{path}: expected a step whose geometry can be recorded, found "
@@ -115,38 +120,44 @@ def _is_pixel_only(step: Any) -> bool:
     return type(step) in PIXEL_ONLY
 
 
-def _keep_in_place(step: Transform, image: Any) -> Augmented:
-    return step(image), []
+def _spy_on_whole(step: Transform) -> Transform:
+    """Shows the whole image, whatever its size: the same unit square."""
+    return step
 
 
-def _record_random_crop(step: Any, image: Any) -> Augmented:
-    result, (top, left, height, width) = _with_params(step, image)
-    return result, [_crop(image, left, top, width, height)]
+def _spy_on_random_crop(step: Any) -> Transform:
+    draw = type(step).get_params
+
+    def get_params(_: Any, image: Any, *args: Any) -> Any:
+        top, left, height, width = drawn = draw(image, *args)
+        note(_crop(image, left, top, width, height))
+        return drawn
+
+    spy: Transform = spy_on(step, get_params=get_params)
+    return spy
 
 
-def _record_crop_or_pad(step: Any, image: Any) -> Augmented:
-    result, (top, left) = _with_params(step, image)
-    return result, [_crop(image, left, top, *step.size[::-1])]
+def _spy_on_crop_or_pad(step: Any) -> Transform:
+    draw = type(step).get_params
+
+    def get_params(self: Any, image: Any, *args: Any) -> Any:
+        top, left = drawn = draw(image, *args)
+        note(_crop(image, left, top, *self.size[::-1]), filling=True)
+        return drawn
+
+    spy: Transform = spy_on(step, get_params=get_params)
+    return spy
 
 
-def _with_params(step: Any, image: Any) -> tuple[Any, Any]:
-    """The step's result, and what its `get_params` drew for it."""
-    drawn = []
+def _spy_on_center_crop(step: Any) -> Transform:
+    def crop(image: Any) -> Any:
+        width, height = _size(image)
+        crop_height, crop_width = step.size
+        left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
+        note(_crop(image, left, top, crop_width, crop_height), filling=True)
+        return step(image)
 
-    def remember(*args: Any) -> Any:
-        drawn.append(step.get_params(*args))
-        return drawn[-1]
-
-    spy = twin(step)
-    spy.get_params = remember
-    return spy(image), drawn[0]
-
-
-def _record_center_crop(step: Any, image: Any) -> Augmented:
-    width, height = _size(image)
-    crop_height, crop_width = step.size
-    left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
-    return step(image), [_crop(image, left, top, crop_width, crop_height)]
+    return crop
 
 
 def _centre_offset(size: int, crop: int) -> int:
@@ -156,7 +167,7 @@ def _centre_offset(size: int, crop: int) -> int:
 
 def _crop(image: Any, left: int, top: int, width: int, height: int) -> Affine:
     image_width, image_height = _size(image)
-    return between_unit_squares((1, 0, left, 0, 1, top), (width, height), (image_width, image_height))
+    return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)
 
 
 def _size(image: Any) -> tuple[int, int]:
@@ -167,31 +178,29 @@ def _size(image: Any) -> tuple[int, int]:
     return width, height
 
 
-def _record_horizontal_flip(step: Transform, image: Any) -> Augmented:
-    return _record_flip(step, image, FLIP_X)
+def _spy_on_flip(move: Affine) -> Callable[[Transform], Transform]:
+    def spy(step: Transform) -> Transform:
+        def flip(image: Any) -> Any:
+            result = step(image)
+            # A flip that does not happen returns the very object that it was given.
+            if result is not image:
+                note(move)
+            return result
+
+        return flip
+
+    return spy
 
 
-def _record_vertical_flip(step: Transform, image: Any) -> Augmented:
-    return _record_flip(step, image, FLIP_Y)
-
-
-def _record_flip(step: Transform, image: Any, flipped: Affine) -> Augmented:
-    result = step(image)
-    # A flip that does not happen returns the very object that it was given.
-    return result, [] if result is image else [flipped]
-
-
-_RECORDERS: dict[type, Callable[[Any, Any], Augmented]] = {
-    tv.Resize: _keep_in_place,
-    timm_transforms.ResizeKeepRatio: _keep_in_place,
-    tv.CenterCrop: _record_center_crop,
-    timm_transforms.CenterCropOrPad: _record_center_crop,
-    timm_transforms.RandomCropOrPad: _record_crop_or_pad,
-    tv.RandomResizedCrop: _record_random_crop,
-    timm_transforms.RandomResizedCropAndInterpolation: _record_random_crop,
-    tv.RandomHorizontalFlip: _record_horizontal_flip,
-    tv.RandomVerticalFlip: _record_vertical_flip,
-    **RECORDERS,
+_SPIES: dict[type, Callable[[Any], Transform]] = {
+    tv.Resize: _spy_on_whole,
+    timm_transforms.ResizeKeepRatio: _spy_on_whole,
+    tv.CenterCrop: _spy_on_center_crop,
+    timm_transforms.CenterCropOrPad: _spy_on_center_crop,
+    timm_transforms.RandomCropOrPad: _spy_on_crop_or_pad,
+    tv.RandomResizedCrop: _spy_on_random_crop,
+    timm_transforms.RandomResizedCropAndInterpolation: _spy_on_random_crop,
+    tv.RandomHorizontalFlip: _spy_on_flip(FLIP_X),
+    tv.RandomVerticalFlip: _spy_on_flip(FLIP_Y),
+    **POLICIES,
 }
-# What can show more than the image before it had, filled up with a colour; the others cut or keep what there is.
-_FILLING = frozenset((*RECORDERS.values(), _record_center_crop, _record_crop_or_pad))

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from tokenmix_loader.affine import FLIP_X, FLIP_Y, IDENTITY, Affine, between_unit_squares
+from tokenmix_loader.affine import FLIP_X, FLIP_Y, Affine, between_unit_squares
+from tokenmix_loader.spy import note
 
 _TRANSPOSED: dict[Image.Transpose, Affine] = {
     Image.Transpose.FLIP_LEFT_RIGHT: FLIP_X,
@@ -22,8 +23,8 @@ _TRANSPOSED: dict[Image.Transpose, Affine] = {
 }
 
 
-def watched(function: Callable[[Any], Any], image: Image.Image) -> tuple[Image.Image, Affine]:
-    """`function(image)`, and the map of the result's unit square to that of `image`.
+def watched(function: Callable[[Any], Any], image: Image.Image) -> Image.Image:
+    """`function(image)`, with a note of the map of the result's unit square to that of `image`, if it moves anything.
 
     `function` may call `transform` (affine) or `transpose` on the image it is given, directly or through
     `rotate`; a result that comes about otherwise must show every pixel where it was. Raises TypeError for
@@ -36,7 +37,7 @@ def watched(function: Callable[[Any], Any], image: Image.Image) -> tuple[Image.I
         )
     watch = _Watch(image)
     result = function(watch)
-    return (image if result is watch else result), watch.to_input
+    return image if result is watch else result
 
 
 class _Watch(Image.Image):
@@ -45,15 +46,14 @@ class _Watch(Image.Image):
     def __init__(self, image: Image.Image) -> None:
         image.load()  # decodes in place what was only opened
         self.__dict__.update(image.__dict__)
-        self.to_input = IDENTITY
 
     def transform(self, size: Any, method: Any, data: Any = None, *args: Any, **kwargs: Any) -> Image.Image:
         if method != Image.Transform.AFFINE:
             raise TypeError(f"trace: expected an affine transform, found {method}; leave it out")
         # Pillow's six numbers map the result to the input in pixels whose corners are whole numbers.
-        self.to_input = between_unit_squares(tuple(data[:6]), size, self.size)
+        note(between_unit_squares(tuple(data[:6]), size, self.size), filling=True)
         return super().transform(size, method, data, *args, **kwargs)
 
     def transpose(self, method: Image.Transpose) -> Image.Image:
-        self.to_input = _TRANSPOSED[method]
+        note(_TRANSPOSED[method])
         return super().transpose(method)

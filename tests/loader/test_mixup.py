@@ -13,8 +13,7 @@ from store import StoreMismatch
 from tests.loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMix, mix_images, read_tokens, sample_masks
 
-WHOLE = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
-BOUNDS = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
+WHOLE = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1], dtype=torch.float64)
 LABELS = [0, 1, 2, 0, 1, 2]
 
 
@@ -28,7 +27,7 @@ def batch(size: int = 6, side: int = 12) -> tuple[torch.Tensor, MapTarget]:
     """Image i shows the number i everywhere; whole images, none flipped."""
     images = torch.arange(float(size))[:, None, None, None].expand(size, 3, side, side).clone()
     rows = torch.arange(size)
-    return images, MapTarget(torch.tensor(LABELS[:size]), rows, WHOLE.expand(size, 2, 3), BOUNDS.expand(size, 4))
+    return images, MapTarget(torch.tensor(LABELS[:size]), rows, WHOLE.expand(size, 10))
 
 
 def tokenmix(store: MapStore, seed: int = 0, **options: Any) -> TokenMix:
@@ -54,9 +53,8 @@ def test_pixels_and_targets_tell_the_same_story(store: MapStore) -> None:
 
 def test_the_crop_and_the_flip_move_the_evidence(store: MapStore) -> None:
     """A mirrored view of the upper half: label 0's quadrant is on the right, label 2's is out of sight."""
-    upper_half_mirrored = torch.tensor([[[-1.0, 0, 1], [0, 0.5, 0]]], dtype=torch.float64)
-    affines = upper_half_mirrored.expand(3, 2, 3)
-    targets = MapTarget(torch.tensor([0, 1, 2]), torch.arange(3), affines, BOUNDS.expand(3, 4))
+    upper_half_mirrored = torch.tensor([-1.0, 0, 1, 0, 0.5, 0, 0, 0, 1, 1], dtype=torch.float64)
+    targets = MapTarget(torch.tensor([0, 1, 2]), torch.arange(3), upper_half_mirrored.expand(3, 10))
     tokens = read_tokens(store, targets, (2, 2))
     np.testing.assert_allclose(tokens[0], [[0, 0.5], [0, 0.5]], atol=1e-6)
     np.testing.assert_allclose(tokens[1], [[0.5, 0], [0.5, 0]], atol=1e-6)
