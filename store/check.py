@@ -15,6 +15,7 @@ from store.head import read_head
 from store.header import Header
 from store.layout import shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
+from store.seal import is_sealed
 from store.shard import open_shard, read_table
 from store.spec import HEAD_FILE, HEADER_FILE, INDEX_FILE, STATUS_OK
 
@@ -101,7 +102,12 @@ def _read_checked(path: Path, header: Header, shard: int) -> tuple[list[Problem]
         return [Problem(shard, None, None, str(error))], None
     except Exception as error:  # whatever HDF5 makes of damaged structures, it is the shard's fault
         return [Problem(shard, None, None, f"cannot be read: {type(error).__name__}: {error}")], None
-    return _row_problems(header, shard, table), table
+    problems = _row_problems(header, shard, table)
+    if not problems and not is_sealed(path):
+        problems = [
+            Problem(shard, None, None, "checksum: the file was changed after it was written, outside of its rows")
+        ]
+    return problems, table
 
 
 def _row_problems(header: Header, shard: int, table: Table) -> list[Problem]:

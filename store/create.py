@@ -52,7 +52,7 @@ def read_header(path: StrPath) -> Header:
     """The header of a store; StoreError if there is none, or none that this version can read."""
     file = Path(path) / HEADER_FILE
     try:
-        return Header.from_json(file.read_text(encoding="utf-8"))
+        return Header.from_json(file.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise StoreError(f"{path}: not a store: expected {HEADER_FILE} in it; run `tokenmix extract`") from error
     except UnicodeDecodeError as error:

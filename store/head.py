@@ -13,9 +13,11 @@ import numpy.typing as npt
 from store.errors import ShardError
 from store.folder import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
 from store.header import Header
+from store.seal import is_sealed, seal
 from store.shard import open_hdf5
 from store.spec import HEAD_FILE, LIBVER
 
+_REMEDY = "remove it and run `tokenmix extract` again"
 Float32 = npt.NDArray[np.float32]
 
 
@@ -38,7 +40,7 @@ def write_head(path: StrPath, header: Header, head: Head) -> None:
         file.attrs["content_digest"] = np.bytes_(header.content_digest)
     temporary = begin_temporary(target)
     try:
-        write_synced(temporary, buffer.getbuffer())
+        write_synced(temporary, seal(buffer))
         complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)
@@ -50,11 +52,13 @@ def read_head(path: StrPath, header: Header) -> Head:
     with open_hdf5(file_path) as file:
         digest = file.attrs.get("content_digest")
         arrays = [np.asarray(file[name][()]) for name in Head._fields if name in file]
+    if not is_sealed(file_path):
+        raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
     expected = header.content_digest.encode()
     k = len(arrays[0]) if arrays else 0
     if digest != expected or [a.shape for a in arrays] != [(k, header.depth), (k,)]:
         raise ShardError(
             f"{file_path}: expected weight [K, {header.depth}] and bias [K] of this store, found another head; "
-            "remove it and run `tokenmix extract` again"
+            f"{_REMEDY}"
         )
     return Head(*arrays)

@@ -27,6 +27,7 @@ from store.spec import (
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 _ABSENT = "(absent)"
+_NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,23 @@ class Header:
 
     def to_json(self) -> str:
         """The text of `store.json`."""
-        document = _document(self) | {"content_digest": self.content_digest}
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        document = _document(self) | {"content_digest": self.content_digest, "file_digest": _NO_DIGEST}
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.replace(_NO_DIGEST, _file_digest(text, _NO_DIGEST))
 
     @classmethod
     def from_json(cls, text: str) -> Header:
         """Read `store.json` strictly; StoreError without the path, which the caller knows."""
         document = _parse(text)
         names = [field.name for field in fields(cls)]
-        expected = {"format", "version", "content_digest", *names}
+        expected = {"format", "version", "content_digest", "file_digest", *names}
         if document.keys() != expected:
             raise _fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
         header = cls(**{name: document[name] for name in names})
         if document["content_digest"] != header.content_digest:
             raise _fault("content_digest", header.content_digest, document["content_digest"], "it was edited")
+        if document["file_digest"] != _file_digest(text, document["file_digest"]):
+            raise _fault("file_digest", "that of the file", document["file_digest"], "it was edited")
         return header
 
     def require(self, given: Header, where: object) -> None:
@@ -129,6 +133,11 @@ class Header:
             f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
             "Give the stored values to resume, or another path to start a new store."
         )
+
+
+def _file_digest(text: str, digest: object) -> str:
+    """SHA-256, in hex, of the file as it is with zeros for `digest`, the digits of this very digest."""
+    return hashlib.sha256(text.replace(str(digest), _NO_DIGEST).encode("utf-8")).hexdigest()
 
 
 def _document(header: Header) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from store.errors import ShardError
 from store.header import Header
 from store.rows import Table
+from store.seal import seal
 from store.spec import ALIGNMENT, FORMAT_NAME, FORMAT_VERSION, LIBVER, MAPPED_COLUMN, TEXTS, Field
 
 Attributes = dict[str, str | int]
@@ -35,7 +36,7 @@ def shard_image(header: Header, shard: int, table: Table) -> memoryview:
             _create(file, name, table[name])
         for name, value in _attributes(header, shard).items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
-    return buffer.getbuffer()
+    return seal(buffer)
 
 
 @contextmanager

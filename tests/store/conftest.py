@@ -1,5 +1,6 @@
 """Small real stores: random rows in a folder, written by the writer under test."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from store import STATUS_UNREADABLE, Header, RowBatch, ShardWriter, create_store, list_digest
+from store.seal import seal
 
 # A deadline measures the disk, and a folder per test may serve all examples of it.
 settings.register_profile("disk", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,6 +79,11 @@ def write_store(path: Path, batch: RowBatch, shard_rows: int, **changes: Any) ->
     for shard in range(header.layout.shards):
         write_shard(path, header, shard, batch)
     return header
+
+
+def reseal(file: Path) -> None:
+    """After HDF5 wrote to a file again, which drops its seal."""
+    file.write_bytes(seal(io.BytesIO(file.read_bytes())))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from store import RowBatch
 from tests.store.conftest import make_rows, write_store
@@ -38,13 +38,17 @@ def test_its_script_reads_a_row(maps: Path, rows: RowBatch, row: int) -> None:
 
 
 def test_its_digests(maps: Path) -> None:
-    header = json.loads((maps / "store.json").read_text("utf-8"))
-    content = {name: value for name, value in header.items() if name not in ("versions", "content_digest")}
+    raw = (maps / "store.json").read_bytes()
+    header = json.loads(raw)
+    zeros = raw.replace(header["file_digest"].encode(), b"0" * 64)
+    assert hashlib.sha256(zeros).hexdigest() == header["file_digest"]
+    content = {name: header[name] for name in header if name not in ("versions", "content_digest", "file_digest")}
     del content["dataset"]["root_name"]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
     assert hashlib.sha256(canonical).hexdigest() == header["content_digest"]
     listed = b""
     for path in sorted(maps.glob("shard-*.h5")):
+        assert xxh3_128_digest(path.read_bytes()[:-16]) == path.read_bytes()[-16:]
         with h5py.File(path) as shard:
             columns = {name: shard[name][()] for name in shard}
         for row, key in enumerate(columns["key"].tolist()):

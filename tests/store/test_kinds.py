@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from store import Head, Header, MapStore, RowBatch, StoreError, shard_name, verify, write_head
-from tests.store.conftest import make_rows, write_store
+from tests.store.conftest import make_rows, reseal, write_store
 
 ROWS, K, GRID = 7, 3, (2, 4)
 DEPTHS = {"label": 1, "cam": 1, "activation": 1, "topk": K, "features": 5}
@@ -143,6 +143,8 @@ def test_a_head_of_another_store_is_found(tmp_path: Path) -> None:
     make_store(tmp_path / "maps", "features")
     with h5py.File(tmp_path / "maps" / "head.h5", "r+") as file:
         file.attrs["content_digest"] = np.bytes_("0" * 64)
+    assert ["checksum" in problem.message for problem in verify(tmp_path / "maps").problems] == [True]
+    reseal(tmp_path / "maps" / "head.h5")
     assert [problem.message for problem in verify(tmp_path / "maps").problems if "another head" in problem.message]
     with pytest.raises(StoreError, match="another head; remove it"):
         _ = MapStore(tmp_path / "maps").head

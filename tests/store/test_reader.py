@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from store import STATUS_OK, Layout, MapStore, RowBatch, ShardError, StoreError, verify
 from store.mapping import IndexedRows, MappedRows
 from store.spec import Field
-from tests.store.conftest import make_rows, write_store
+from tests.store.conftest import make_rows, reseal, write_store
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
@@ -116,6 +116,7 @@ def recreate(maps: Path, change: Callable[[h5py.File, str, Any], None]) -> None:
             for name, values in columns.items():
                 change(file, name, values.astype(types[name]))
             file.attrs.update(attributes)
+        reseal(shard)
 
 
 def compressed(file: h5py.File, name: str, values: Any) -> None:
@@ -211,7 +212,7 @@ def test_torn_shards(maps: Path, shard: bytes) -> None:
 
 def test_a_torn_shard_is_not_mapped(maps: Path) -> None:
     shard = maps / "shard-00001.h5"
-    os.truncate(shard, shard.stat().st_size - 1)
+    os.truncate(shard, shard.stat().st_size - 17)
     with pytest.raises(ShardError, match=r"shard-00001\.h5: expected a complete HDF5 file"):
         MapStore(maps)
 
