@@ -35,6 +35,7 @@ STEPS = {
         "queue = ShardQueue(Path(path), read_header(path), Worker(3, 1000)); assert queue.take() is None"
     ),
     "open": "from store import MapStore; store = MapStore(path); assert store.read([len(store) - 1]).shape[0] == 1",
+    "open without a look": "from store import MapStore; MapStore(path, check=False).read([1])",
     "verify": "from store import verify; assert verify(path).ok",
 }
 IMPORTS = "import extract.status, extract.shard_queue, store"

@@ -21,6 +21,7 @@ from store.mapping import Place, RowReader, open_rows, place_of
 from store.quantise import DequantisedRows
 from store.shard import open_shard
 from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, has_depth
+from store.spot import SpotCheck
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -56,13 +57,15 @@ class MapStore:
     """A complete store, read by row; h, w is the teacher's grid, N the number of rows.
 
     Maps and views are read through the page cache, which all processes share: nothing is copied into this
-    one. It pickles as its path, and works after fork and spawn. Digests are not checked here: see `verify`.
+    one. It pickles as its path, and works after fork and spawn. Digests are checked of a few rows per shard when
+    it is opened, `checked`: row -> key and label; of all rows by `verify`.
     """
 
-    def __init__(self, path: StrPath, *, preload: bool = False) -> None:
+    def __init__(self, path: StrPath, *, preload: bool = False, check: bool = True) -> None:
         """Open every shard; `preload` reads them all once, in order, which is quicker than row by row.
 
-        Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard.
+        Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
+        `check` is off, for one of which rows were changed, shuffled or swapped.
         """
         self._folder = Path(path).absolute()
         self._preload = preload
@@ -70,12 +73,14 @@ class MapStore:
         self._files = complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
+        spot = SpotCheck(self.header) if check else None
         random = _exceeds_memory(self._files)
         fields = (*self.header.payload, _VIEW)
         self._rows: dict[str, RowReader] = {
             field.name: open_rows(places, self.header.layout, field, random=random)
-            for field, places in zip(fields, _places(self._files, self.header, fields), strict=True)
+            for field, places in zip(fields, _places(self._files, self.header, fields, spot), strict=True)
         }
+        self.checked = spot.rows if spot else {}
         if SCALE_OFFSET.name in self._rows:
             plane = self.header.payload[0].name
             self._rows[plane] = DequantisedRows(self._rows[plane], self._rows.pop(SCALE_OFFSET.name))
@@ -100,7 +105,7 @@ class MapStore:
 
     def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
         """As a path: a mapping would pickle by value."""
-        return partial(MapStore, preload=self._preload), (str(self._folder),)
+        return partial(MapStore, preload=self._preload, check=False), (str(self._folder),)
 
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
@@ -227,13 +232,18 @@ def _exceeds_memory(files: Sequence[Path]) -> bool:
     return sum(file.stat().st_size for file in files) > memory / 2
 
 
-def _places(files: Sequence[Path], header: Header, fields: Sequence[Field]) -> list[list[Place]]:
+def _places(
+    files: Sequence[Path], header: Header, fields: Sequence[Field], spot: SpotCheck | None
+) -> list[list[Place]]:
     """For each field its place in every file."""
     places: list[list[Place]] = [[] for _ in fields]
     for shard, path in enumerate(files):
-        with open_shard(path, header, shard, [field.name for field in fields]) as file:
+        looked_at = spot is not None and shard in spot.shards
+        with open_shard(path, header, shard, () if looked_at else [field.name for field in fields]) as file:
             for found, field in zip(places, fields, strict=True):
                 found.append(place_of(path, file, field))
+            if spot is not None and looked_at:
+                spot.look(file, path, shard)
     return places
 
 

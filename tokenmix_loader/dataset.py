@@ -126,11 +126,22 @@ def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "e
     expected: Rows = np.asarray(labels, np.int64)
     if list_digest(keys, expected.astype(np.int32)) == store.header.dataset["digest"]:
         rows: Rows = np.arange(len(keys))
+        _check_order(keys, expected, store)
     else:
         table = {key: row for row, key in enumerate(store.keys)}
         rows = np.array([table.get(key, NO_MAP) for key in keys], np.int64)
         _check_join(keys, expected, rows, store, missing)
     return _without_unreadable(keys, rows, store)
+
+
+def _check_order(keys: Sequence[str], labels: Rows, store: MapStore) -> None:
+    """The header lists the images in the dataset's order; do the rows that the store has looked at, too?"""
+    for row, stored in store.checked.items():
+        if stored != (keys[row], labels[row]):
+            raise StoreMismatch(
+                f"{store!r}: row {row}: expected {keys[row]!r}, label {labels[row]}, as its header lists them, found "
+                f"{stored[0]!r}, label {stored[1]}; rows were exchanged: run `tokenmix verify`"
+            )
 
 
 def _check_join(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore, missing: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
-from store import StoreError, StoreMismatch
+from store import ShardError, StoreError, StoreMismatch
 from tests.loader.conftest import CLASSES, StoreMaker, keys_and_labels
 from tokenmix_loader import MapDataset, MapTarget, UntraceableTransform
 
@@ -260,3 +261,48 @@ def test_labels_are_those_that_image_folder_gives(images: Path, make_store: Stor
     folder.samples = [(path, (label + 1) % 3) for path, label in folder.samples]  # `targets` still has the old ones
     with pytest.raises(StoreMismatch, match="labels"):
         MapDataset(folder, make_store(keys_and_labels(images)), CROP)
+
+
+@pytest.mark.parametrize(
+    "names", [("label_logit",), ("label_logit", "view", "label", "size", "key", "status", "digest")]
+)
+def test_training_on_shuffled_maps_fails_at_the_start(
+    images: Path, make_store: StoreMaker, names: tuple[str, ...]
+) -> None:
+    """Maps alone no longer fit their digests; whole rows no longer lie where the header lists them."""
+    rows = keys_and_labels(images)
+    store = make_store(shuffled(rows))
+    path, keys = Path(store.__reduce__()[1][0]), [*shuffled(rows)]
+    for file in sorted(path.glob("shard-*.h5")):
+        with h5py.File(file, "r+") as shard:
+            for name in names:
+                values = shard[name][()]
+                shard[name][...] = values[np.random.default_rng(0).permutation(len(values))]
+    with pytest.raises((ShardError, StoreMismatch), match="tokenmix verify"):
+        MapDataset(Targets(images), path, keys=keys, labels=[rows[key] for key in keys])
+
+
+def test_a_part_of_the_images_joins_by_key(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    few = [key for i, key in enumerate(shuffled(rows)) if i % 3 == 0]
+    dataset = MapDataset(_Few(images, few), make_store(rows), keys=few, labels=[rows[key] for key in few])
+    stored = make_store(rows).keys
+    assert [stored[int(dataset[i][1].row)] for i in range(len(few))] == few
+
+
+class _Few(Pairs):
+    def __init__(self, root: Path, keys: list[str]) -> None:
+        super().__init__(root)
+        self.rows = {key: self.rows[key] for key in keys}
+
+
+def test_renamed_images_are_named_and_never_scored_by_others(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    store = make_store(rows)
+    renamed = [key.replace("img2.", "img02.") for key in rows]
+    with pytest.raises(StoreMismatch, match=r"none for 3: ant/img02.jpg, bee/img02.jpg, cat/img02.jpg "):
+        MapDataset(Targets(images), store, keys=renamed)
+    exchanged = [*rows]
+    exchanged[0], exchanged[15] = exchanged[15], exchanged[0]  # of two classes: the labels tell
+    with pytest.raises(StoreMismatch, match=r"expected the dataset's labels, found 2 others"):
+        MapDataset(Targets(images), store, keys=exchanged)
