@@ -6,8 +6,11 @@ from tokenmix_loader.dataset import MapDataset, MapTarget
 from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import guided_masks, sample_masks
 from tokenmix_loader.mixup import TokenMix, mix_images
-from tokenmix_loader.recipe import Recipe, read_tokens
+from tokenmix_loader.recipe import Recipe
+from tokenmix_loader.soft import SoftLabels, read_soft_labels
 from tokenmix_loader.targets import dense_targets, evidence, mix_scores, mix_targets, normalise
+from tokenmix_loader.token_labeling import TokenLabelLoss, TokenTargets
+from tokenmix_loader.tokens import read_tokens
 from tokenmix_loader.trace import TracedTransform, UntraceableTransform, trace
 
 __all__ = [
@@ -15,8 +18,11 @@ __all__ = [
     "MapStore",
     "MapTarget",
     "Recipe",
+    "SoftLabels",
+    "TokenLabelLoss",
     "TokenMix",
     "TokenMixCollate",
+    "TokenTargets",
     "TracedTransform",
     "UntraceableTransform",
     "align",
@@ -28,6 +34,7 @@ __all__ = [
     "mix_scores",
     "mix_targets",
     "normalise",
+    "read_soft_labels",
     "read_tokens",
     "refine",
     "sample_masks",

@@ -15,7 +15,7 @@ from timm.data import FastCollateMixup
 
 from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
-from tokenmix_loader.mixup import make_recipe, token_size
+from tokenmix_loader.mixup import Batch, make_recipe, token_size
 from tokenmix_loader.recipe import Box, Draw
 from tokenmix_loader.shapes import Grid
 
@@ -51,7 +51,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         `store` may be its path. Of `settings`, those that `Recipe` does not have are `sample_masks`'.
 
         Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
-        know, TypeError for an unknown setting.
+        know, TypeError for an unknown setting, StoreMismatch for a supervision that the store does not know.
         """
         if mode != "batch" or cutmix_minmax is not None:
             raise ValueError(
@@ -62,6 +62,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         self._store, self._seed = open_store(store), seed
         _ = self._store.labels  # read before workers are forked, so that they share it
         self._recipe = make_recipe(num_classes, grid, smoothing=label_smoothing, **settings)
+        self._recipe.check(self._store)
         super().__init__(label_smoothing=label_smoothing, num_classes=num_classes)
 
     @property
@@ -73,7 +74,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
     def mixup_enabled(self, enabled: bool) -> None:
         self._enabled.fill_(bool(enabled))
 
-    def __call__(self, batch: Sequence[tuple[Image, MapTarget]], _: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, batch: Sequence[tuple[Image, MapTarget]], _: object = None) -> Batch:
         """Collate samples of a `MapDataset`: images uint8 [3, H, W], tensors or arrays.
 
         Raises TypeError for other targets, ValueError where the grid does not divide the images.

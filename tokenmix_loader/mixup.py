@@ -14,7 +14,8 @@ from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.recipe import Draw, Recipe
 from tokenmix_loader.shapes import Grid, require_shape
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+# Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.
+Batch = tuple[torch.Tensor, Any]
 
 
 class TokenMix:
@@ -38,16 +39,18 @@ class TokenMix:
     ) -> None:
         """`store` may be its path; `settings` are `Recipe`'s and `sample_masks`'. All draws are from `rng`.
 
-        Raises ValueError for a setting out of range, TypeError for an unknown one.
+        Raises ValueError for a setting out of range, TypeError for an unknown one, StoreMismatch for a supervision
+        that the store does not know.
         """
         self.mixup_enabled = True
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"TokenMix: rng: expected a numpy.random.Generator, found {rng!r}; pass default_rng(seed)")
         self._store, self._rng = open_store(store), rng
         self._recipe = make_recipe(num_classes, grid, **settings)
+        self._recipe.check(self._store)
 
     def __call__(self, images: torch.Tensor, targets: MapTarget) -> Batch:
-        """Mixed images and dense targets, float32 [B, K] on the images' device.
+        """Mixed images and, on their device, dense targets float32 [B, K] or `TokenTargets`.
 
         `images`: float [B, C, H, W] on any device, H and W multiples of the grid's; memory format and dtype
         are kept. `targets`: a batch of `MapTarget`, best left on the CPU, where maps are read and targets

@@ -8,20 +8,20 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tokenmix_loader._store import MapStore, StoreMismatch
-from tokenmix_loader.dataset import NO_MAP, MapTarget
-from tokenmix_loader.geometry import align
+from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.masks import GUIDES, KINDS, guided_masks, sample_masks
 from tokenmix_loader.shapes import Grid, require_choice
-from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets, normalise
-from tokenmix_loader.targets import evidence as evidence_of
+from tokenmix_loader.soft import read_soft_labels
+from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets
+from tokenmix_loader.token_labeling import TokenTargets
+from tokenmix_loader.tokens import read_tokens
 
 Box = tuple[int, int, int, int]
-Ints = npt.NDArray[np.integer[Any]]
-Bools = npt.NDArray[np.bool_]
+Targets = torch.Tensor | TokenTargets
+SOFT = ("relabel", "tokenlabeling")
 
 
 class Draw(NamedTuple):
@@ -45,8 +45,12 @@ class Recipe:
     leaves Mixup out. `kind`, `kept`, `per` and `mask_options` are those of `sample_masks`: one mask per batch, as
     in the paper's code and timm's CutMix, costs next to nothing, one per sample 15 us each. More kinds: `attentive`
     and `peak` of `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, scored
-    by the maps all the same (TokenMix, Table 7). `evidence` is `evidence`'s kind; `supervision`, `smoothing` and
-    `min_evidence` are `mix_targets`'.
+    by the maps all the same (TokenMix, Table 7). `evidence` is `evidence`'s kind; `smoothing` and `min_evidence` are
+    `mix_targets`'.
+
+    `supervision`: `tokenmix` and `area` are `mix_targets`'. From a store of kind topk (TokenMix, Table 2): `relabel`,
+    the teacher's probabilities of both crops, mixed by area; `tokenlabeling`, labels mixed by area, and the teacher's
+    probabilities for every token, as `TokenTargets`. Both know the label only where an image has no map.
 
     Raises ValueError for a setting out of range.
     """
@@ -69,7 +73,7 @@ class Recipe:
     def __post_init__(self) -> None:
         require_choice("TokenMix: kind", self.kind, (*KINDS, *GUIDES, "cutmix"))
         require_choice("TokenMix: evidence", self.evidence, tuple(EVIDENCE))
-        require_choice("TokenMix: supervision", self.supervision, SUPERVISIONS)
+        require_choice("TokenMix: supervision", self.supervision, (*SUPERVISIONS, *SOFT))
         for name in ("switch_prob", "prob", "smoothing", "kept", "min_evidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
@@ -86,6 +90,14 @@ class Recipe:
         # A wrong option fails here, not in the loop.
         self.draw(np.random.default_rng(0), 1, self.grid, torch.zeros(1, *self.grid))
 
+    def check(self, store: MapStore) -> None:
+        """Raise StoreMismatch for a store that does not have what the supervision needs."""
+        if self.supervision in SOFT and store.kind != "topk":
+            raise StoreMismatch(
+                f"{store!r}: expected kind topk for supervision {self.supervision!r}, found {store.kind}; "
+                "extract with --kind topk"
+            )
+
     def tokens(self, store: MapStore, given: MapTarget) -> torch.Tensor:
         """`read_tokens` of a batch on the CPU; nothing is read for targets by area."""
         if self.supervision == "area" and self.kind not in GUIDES:
@@ -100,8 +112,8 @@ class Recipe:
         given: MapTarget,
         *,
         enabled: bool = True,
-    ) -> tuple[Draw, torch.Tensor]:
-        """What to do with a batch of images of `size` (height, width) in px, and its dense targets [B, K]."""
+    ) -> tuple[Draw, Targets]:
+        """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`."""
         if not enabled:
             return Draw(), self.targets(Draw(), store, given)
         tokens = self.tokens(store, given) if self.kind in GUIDES else None
@@ -124,10 +136,25 @@ class Recipe:
         masks = sample_masks(rng, batch, self.grid, self.kind, kept=self.kept, per=self.per, **self.mask_options)
         return Draw(masks=masks)
 
-    def targets(
-        self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Dense targets of the mixed batch, float32 [B, K], on the CPU, where `given` has to be."""
+    def targets(self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None = None) -> Targets:
+        """Targets of the mixed batch on the CPU, where `given` has to be: float32 [B, K], or `TokenTargets`."""
+        if self.supervision in SOFT:
+            return self._soft_targets(draw, store, given)
+        return self._hard_targets(draw, store, given, tokens)
+
+    def _soft_targets(self, draw: Draw, store: MapStore, given: MapTarget) -> Targets:
+        batch, pooled = len(given.label), self.supervision == "relabel"
+        soft = read_soft_labels(store, given, self.grid, self.num_classes, pooled=pooled, smoothing=self.smoothing)
+        share = torch.full((batch, *self.grid), draw.share) if draw.masks is None else draw.masks.float()
+        area = share.mean(dim=(1, 2))
+        if pooled:
+            teacher = soft.dense(self.num_classes)[:, 0]
+            return torch.lerp(teacher.flip(0), teacher, area[:, None])
+        labels = given.label, given.label.flip(0)
+        mixed = dense_targets((area, 1 - area), labels, self.num_classes, smoothing=self.smoothing)
+        return TokenTargets(mixed, share.flatten(1), *soft)
+
+    def _hard_targets(self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None) -> torch.Tensor:
         dense: dict[str, Any] = {"num_classes": self.num_classes, "smoothing": self.smoothing}
         if draw.masks is None:
             shares = torch.full(given.label.shape, draw.share)
@@ -136,34 +163,6 @@ class Recipe:
         tokens = self.tokens(store, given) if tokens is None else tokens
         scoring: dict[str, Any] = {"supervision": self.supervision, "min_evidence": self.min_evidence}
         return mix_targets(tokens, draw.masks, given.label, partner, **dense, **scoring)
-
-
-def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
-    """The evidence in each token of a batch of crops, float32 [B, gh, gw]; it sums to what the crop holds of 1.
-
-    `targets` is a batch on the CPU. Images without a map have no evidence. Raises StoreMismatch where the store has
-    other labels in these rows: it is not the one that the dataset was joined to.
-    """
-    # Any row can stand in for a missing one, but the view of an unreadable image is empty: replace both.
-    missing = targets.row == NO_MAP
-    rows = targets.row.where(~missing, 0).numpy()
-    _check_labels(store, rows, targets.label.numpy(), missing.numpy())
-    maps, views = normalise(evidence_of(store.read(rows), evidence)), torch.from_numpy(store.views(rows))
-    if missing.any():
-        maps[missing] = 0
-        views[missing] = torch.tensor([0.0, 0, 1, 1])
-    return align(maps, views, targets.affine, grid, bounds=targets.bounds, refined=True)
-
-
-def _check_labels(store: MapStore, rows: Ints, labels: Ints, missing: Bools) -> None:
-    stored = store.labels[rows]
-    wrong = np.flatnonzero((stored != labels) & ~missing)
-    if len(wrong):
-        at = wrong[0]
-        raise StoreMismatch(
-            f"{store!r}: expected label {labels[at]} in row {rows[at]}, found {stored[at]} and {len(wrong) - 1} "
-            "more like it; give the store that the MapDataset was made with"
-        )
 
 
 def _draw_box(rng: np.random.Generator, size: tuple[int, int], kept: float) -> Box:

@@ -16,8 +16,8 @@ from tokenmix_loader._store import MapStore
 from tokenmix_loader.dataset import NO_MAP, MapTarget, join
 from tokenmix_loader.masks import sample_masks
 from tokenmix_loader.mixup import mix_images
-from tokenmix_loader.recipe import read_tokens
 from tokenmix_loader.targets import mix_scores
+from tokenmix_loader.tokens import read_tokens
 from tokenmix_loader.trace import trace
 
 CROP_PX, TOKENS = 224, 14

@@ -20,7 +20,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import random_seed
 
-from tokenmix_loader import MapDataset, TokenMixCollate  # TokenMix: one import
+from tokenmix_loader import MapDataset, TokenLabelLoss, TokenMixCollate  # TokenMix: one import
 
 
 @click.command(help="Train a vision transformer on IMAGES with TokenMix targets from MAPS.")
@@ -28,6 +28,7 @@ from tokenmix_loader import MapDataset, TokenMixCollate  # TokenMix: one import
 @click.argument("maps", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--model", "name", default="deit_small_patch16_224", show_default=True)
 @click.option("--num-classes", type=int, default=1000, show_default=True)
+@click.option("--supervision", type=click.Choice(["tokenmix", "area", "relabel", "tokenlabeling"]), default="tokenmix")
 @click.option("--epochs", type=int, default=300, show_default=True)
 @click.option("--mixup-off-epoch", type=int, default=0, help="Stop mixing at this epoch; 0: never.")
 @click.option("--batch-size", type=int, default=256, show_default=True)
@@ -36,8 +37,8 @@ from tokenmix_loader import MapDataset, TokenMixCollate  # TokenMix: one import
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="model.pt", show_default=True)
 def main(
-    images: Path, maps: Path, name: str, num_classes: int, epochs: int, mixup_off_epoch: int, batch_size: int,
-    lr: float, workers: int, seed: int, out: Path,
+    images: Path, maps: Path, name: str, num_classes: int, supervision: str, epochs: int, mixup_off_epoch: int,
+    batch_size: int, lr: float, workers: int, seed: int, out: Path,
 ) -> None:  # fmt: skip
     """DeiT's augmentation and AdamW."""
     random_seed(seed)
@@ -49,14 +50,17 @@ def main(
     dataset = create_dataset("", root=str(images), is_training=True)
     dataset = MapDataset(dataset, maps)  # TokenMix: images know their maps
     grid = model.patch_embed.grid_size
-    collate_fn = TokenMixCollate(maps, grid, **mixup_args)  # TokenMix: was FastCollateMixup(**mixup_args)
+    collate_fn = TokenMixCollate(
+        maps, grid, supervision=supervision, **mixup_args
+    )  # was FastCollateMixup(**mixup_args)
     loader = create_loader(
         dataset, config["input_size"], batch_size, is_training=True, collate_fn=collate_fn, num_workers=workers,
         auto_augment="rand-m9-mstd0.5-inc1", interpolation="random", re_prob=0.25, re_mode="pixel",
         mean=config["mean"], std=config["std"], pin_memory=device.type == "cuda", device=device,
     )  # fmt: skip
 
-    loss_fn = SoftTargetCrossEntropy()
+    by_token = supervision == "tokenlabeling"
+    loss_fn = TokenLabelLoss() if by_token else SoftTargetCrossEntropy()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=0.05)
     scheduler, epochs = create_scheduler_v2(optimizer, num_epochs=epochs, warmup_epochs=min(5, epochs // 2))
     for epoch in range(epochs):
@@ -65,7 +69,7 @@ def main(
         total = 0.0
         for pixels, target in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_fn(model(pixels), target)
+                loss = loss_fn(*class_and_tokens(model, pixels), target) if by_token else loss_fn(model(pixels), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -73,6 +77,12 @@ def main(
         scheduler.step(epoch + 1)
         click.echo(f"epoch {epoch}: loss {total / len(loader):.4f}")
     torch.save(model.state_dict(), out)
+
+
+def class_and_tokens(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, K] of a vision transformer, and [B, T, K] of its tokens through the same head."""
+    features = model.forward_features(pixels)
+    return model.forward_head(features), model.head(model.fc_norm(features[:, model.num_prefix_tokens :]))
 
 
 if __name__ == "__main__":

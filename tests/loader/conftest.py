@@ -56,16 +56,25 @@ def class_map(label: int) -> npt.NDArray[np.float16]:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> StoreMaker:
-    def make(rows: Mapping[str, int], unreadable: tuple[str, ...] = ()) -> MapStore:
+    def make(
+        rows: Mapping[str, int],
+        unreadable: tuple[str, ...] = (),
+        payload: Mapping[str, npt.NDArray[Any]] | None = None,
+        **fields: Any,
+    ) -> MapStore:
+        """`payload` and `fields` of the header: of another kind than label."""
         keys, labels = list(rows), np.array([*rows.values()], np.int32)
         n, bad = len(keys), np.isin(keys, unreadable)
-        maps = np.stack([class_map(label) for label in labels])
-        maps[bad] = 0
-        header = Header(
-            kind="label", teacher={"name": "quadrants"}, preprocessing={}, grid=GRID, dtype="float16", rows=n,
-            shard_rows=8, versions={},
-            dataset={"root_name": "images", "class_names": CLASSES, "digest": list_digest(keys, labels)},
-        )  # fmt: skip
+        given: dict[str, Any] = {"label_logit": np.stack([class_map(label) for label in labels])}
+        given = given if payload is None else dict(payload)
+        for values in given.values():
+            values[bad] = 0
+        common: dict[str, Any] = {
+            "kind": "label", "teacher": {"name": "quadrants"}, "preprocessing": {}, "grid": GRID, "dtype": "float16",
+            "rows": n, "shard_rows": 8, "versions": {},
+            "dataset": {"root_name": "images", "class_names": CLASSES, "digest": list_digest(keys, labels)},
+        }  # fmt: skip
+        header = Header(**common | fields)
         path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}"
         create_store(path, header)
         view = np.where(bad[:, None], 0, np.array([0, 0, 1, 1])).astype(np.float32)
@@ -78,8 +87,8 @@ def make_store(tmp_path: Path) -> StoreMaker:
         for shard in range(header.layout.shards):
             part = slice(*header.layout.bounds(shard))
             with ShardWriter(path, header, shard) as writer:
-                payload = {"label_logit": maps[part]}
-                writer.append(RowBatch(payload=payload, **{name: values[part] for name, values in columns.items()}))
+                planes, rest = ({name: all_[part] for name, all_ in table.items()} for table in (given, columns))
+                writer.append(RowBatch(payload=planes, **rest))
                 writer.publish()
         return MapStore(path)
 

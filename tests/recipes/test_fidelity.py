@@ -17,17 +17,25 @@ from store import Header, RowBatch, ShardWriter, create_store, list_digest
 ROWS, GRID = 60, (18, 18)
 
 
-def write_perfect_maps(store: Path, images: Path) -> None:
-    """Every map is the mean of the pixel mask over its cells."""
+def write_perfect_maps(store: Path, images: Path, *, topk: bool = False) -> None:
+    """Every map is the mean of the pixel mask over its cells; `topk`: as logits 0 to 10, with 0 for all others."""
     keys = sorted(path.relative_to(images).as_posix() for path in images.glob("*/*.jpg"))
     labels = np.array([int(key[0]) for key in keys], np.int32)
     masks = [Image.open(images.parent / "masks" / key.replace(".jpg", ".png")) for key in keys]
     maps = np.stack([np.asarray(mask.resize(GRID, Image.Resampling.BOX), np.float16) for mask in masks])
     dataset = {"root_name": "images", "class_names": [], "digest": list_digest(keys, labels)}
-    header = Header("label", {"name": "perfect"}, {}, GRID, "float16", ROWS, ROWS, dataset, {})
+    kind, depth = ("topk", 2) if topk else ("label", 1)
+    header = Header(kind, {"name": "perfect"}, {}, GRID, "float16", ROWS, ROWS, dataset, {}, depth)
     create_store(store, header)
+    two = np.stack((labels, (labels + 1) % 10), axis=1)[:, :, None, None] + np.zeros(GRID)
+    logits = maps.astype(np.float32) / 25.5
+    sharp = {
+        "topk_logit": np.stack((logits, 0 * logits), axis=1).astype(np.float16),
+        "topk_class": two.astype(np.uint16),
+        "logsumexp": np.log(np.exp(logits) + 9).astype(np.float16),
+    }
     batch = RowBatch(
-        payload={"label_logit": maps},
+        payload=sharp if topk else {"label_logit": maps},
         label=labels,
         prediction=labels,
         size=np.array([mask.size for mask in masks], np.int32),
