@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from store.errors import ShardError
 from store.layout import Layout, Rows
-from store.shard import open_hdf5
+from store.shard import open_hdf5, remedy
 from store.spec import Field
 
 Array = npt.NDArray[Any]
@@ -58,8 +58,8 @@ def place_of(path: Path, file: h5py.File, field: Field) -> Place:
 def open_rows(places: Sequence[Place], layout: Layout, field: Field, *, random: bool) -> RowReader:
     """A reader over all shards, in order: mapped where that is possible for every shard.
 
-    `random`: read no more from the disk than the pages asked for. Otherwise the system reads ahead, which fills the
-    page cache ten times sooner but would only churn it when the store does not fit.
+    `random`: the store does not fit into memory, so read no more from the disk than the pages asked for. Otherwise the
+    system reads ahead, which fills the page cache ten times sooner.
     """
     offsets = [place.offset for place in places if place.offset is not None]
     step = math.gcd(_row_nbytes(field), mmap.ALLOCATIONGRANULARITY)
@@ -97,21 +97,29 @@ class MappedRows:
                 nbytes = lead + (stop - start) * row_nbytes
                 _map_fixed(flat.ctypes.data + begins[shard] - lead, nbytes, path, offset - lead)
         except (OSError, ValueError) as error:
-            raise ShardError(f"{paths[0].parent}: cannot be mapped: {error}; raise the limits") from error
+            raise ShardError(
+                f"{paths[0].parent}: cannot be mapped: {error}; {remedy(error, 'raise the limits')}"
+            ) from error
         self._flat = flat.reshape(-1, *field.shape)
         self._layout, self._rows, self._shard_rows = layout, layout.rows, layout.shard_rows
+        self._row_nbytes, self._random = row_nbytes, False
+        self._cold_rows = layout.rows  # to be announced, until each may have been read once
         # by shard, how many rows further on than in the store its rows lie here
         self._shifts = [begin // row_nbytes - layout.bounds(shard)[0] for shard, begin in enumerate(begins)]
         self._shift_of = np.array(self._shifts, dtype=np.int64)
 
     def expect_random(self) -> None:
-        """Turn read-ahead off."""
+        """Turn read-ahead off, and announce every batch."""
         self._region.madvise(mmap.MADV_RANDOM)
+        self._random = True
 
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
         shards, _ = self._layout.locate(rows)
-        return np.take(self._flat, rows + self._shift_of[shards], axis=0)
+        places = rows + self._shift_of[shards]
+        if self._random or self._cold_rows > 0:
+            self._announce(places)
+        return np.take(self._flat, places, axis=0)
 
     def one(self, row: int) -> Array:
         """One row."""
@@ -119,6 +127,14 @@ class MappedRows:
             raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
         found: Array = self._flat[row + self._shifts[row // self._shard_rows]].copy()
         return found
+
+    def _announce(self, places: Rows) -> None:
+        """Have a batch fetched from the disk as a whole, and not page by page as the copy meets them."""
+        self._cold_rows -= len(places)
+        begins = places * self._row_nbytes
+        pages = begins - begins % mmap.PAGESIZE
+        for page, nbytes in zip(pages.tolist(), (begins - pages + self._row_nbytes).tolist(), strict=True):
+            self._region.madvise(mmap.MADV_WILLNEED, page, nbytes)
 
 
 class IndexedRows:

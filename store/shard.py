@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def shard_image(header: Header, shard: int, table: Table) -> memoryview:
     ) as file:
         for name in (*mapped, *sorted(table.keys() - set(mapped))):
             _create(file, name, table[name])
-        for name, value in _attributes(header, shard).items():
+        for name, value in attributes(header, shard).items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
     return seal(buffer)
 
@@ -47,7 +48,7 @@ def open_shard(path: Path, header: Header, shard: int, datasets: Collection[str]
     """
     start, stop = header.layout.bounds(shard)
     with open_hdf5(path) as file:
-        for name, expected in _attributes(header, shard).items():
+        for name, expected in attributes(header, shard).items():
             found = _attribute(file, name)
             if found != expected:
                 raise ShardError(f"{path}: attribute {name}: expected {expected!r}, found {found!r}; {_REMEDY}")
@@ -66,11 +67,19 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
-        raise ShardError(f"{path}: expected a complete HDF5 file, found {_brief(error)}; {_REMEDY}") from error
+        raise ShardError(
+            f"{path}: expected a complete HDF5 file, found {_brief(error)}; {remedy(error, _REMEDY)}"
+        ) from error
     try:
         yield file
     finally:
         file.close()
+
+
+def remedy(error: Exception, otherwise: str) -> str:
+    """What to do: a shard is not to blame, nor to be removed, when its file system fails."""
+    failed = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ENOMEM)
+    return "the file system failed, not the shard: check the mount and the permissions" if failed else otherwise
 
 
 def read_table(file: h5py.File, header: Header) -> Table:
@@ -81,7 +90,8 @@ def read_table(file: h5py.File, header: Header) -> Table:
 _REMEDY = "remove the shard and run `tokenmix extract` again"
 
 
-def _attributes(header: Header, shard: int) -> Attributes:
+def attributes(header: Header, shard: int) -> Attributes:
+    """What the root group says of itself."""
     start, stop = header.layout.bounds(shard)
     return {
         "format": FORMAT_NAME,
