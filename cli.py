@@ -32,17 +32,28 @@ for job_command in (commands.plan, commands.extract, commands.submit, commands.s
 @STORE
 @click.option("--images", type=FOLDER, help="Also check that this folder lists the same names and labels.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
-def verify(store: Path, images: Path | None, class_map: Path | None) -> None:
+@click.option("--repair", is_flag=True, help="Remove what is damaged, so that `extract` fills it again.")
+@click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the rows of --deep.")
+@click.option("--checkpoint", type=FOLDER, help="The teacher's weights, for --deep.")
+@click.option("--device", default="cpu", show_default=True, help="Of the teacher, for --deep.")
+def verify(
+    store: Path, images: Path | None, class_map: Path | None, repair: bool, deep: int | None, **teacher: Any
+) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
+    if deep and images is None:
+        raise click.UsageError("--deep needs --images, on which it runs the teacher.")
     with user_errors():
         import store as store_
 
-        report = store_.verify(store)
+        report, done = store_.repair(store) if repair else (store_.verify(store), [])
         problems = [str(problem) for problem in report.problems]
         if images is not None:
             problems += _compare_images(store, images, class_map)
-        for problem in problems:
-            click.echo(problem)
+        if images is not None and deep and not problems:
+            problems += _compare_maps(store, images, class_map, deep, **teacher)
+        for line in (*problems, *done):
+            click.echo(line)
         click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(problems)} problems")
         sys.exit(1 if problems else 0)
 
@@ -144,6 +155,16 @@ def _compare_images(store: Path, images: Path, class_map: Path | None) -> list[s
         for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
         if listed[name] != stored[name]
     ]
+
+
+def _compare_maps(store: Path, images: Path, class_map: Path | None, rows: int, **teacher: Any) -> tuple[str, ...]:
+    from extract.deep import verify_deep
+    from extract.images import list_images
+
+    report = verify_deep(store, list_images(images, class_map), rows, **teacher)
+    click.echo(f"{report.rows} rows again: largest error {report.max_error:.2g} of a map's largest value, "
+               f"{report.tolerance:.2g} allowed")  # fmt: skip
+    return report.problems
 
 
 if __name__ == "__main__":

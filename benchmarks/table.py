@@ -48,6 +48,8 @@ FIGURES = (
     Figure("that pipeline over timm's own with CutMix", "overhead", ("cpu", "whole_ratio"), "{:.3f}"),
     Figure("what dtype `uint8`, 328 bytes per map, adds to the error of a score", "quantise",
            ("label", "logit", "uint8", "score_mean"), "{:.4f}"),
+    Figure("bits flipped at random that `verify` finds and names by shard and row, of 10,000", "integrity",
+           ("flips", "found"), "{:,}"),
     Figure("`tokenmix status` of ImageNet-1k's 313 shards, seconds", "scale",
            ("stores", "ImageNet-1k", "status", "seconds"), "{:.2f}"),
     Figure("opening ImageNet-1k's maps for training, seconds", "scale",

@@ -10,6 +10,7 @@ from store.header import Header, Json
 from store.index import write_index
 from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
+from store.repair import repair
 from store.rows import RowBatch, list_digest, row_nbytes
 from store.spec import FORMAT_NAME, FORMAT_VERSION, HEADER_FILE, STATUS_OK, STATUS_UNREADABLE
 from store.torch_file import parse_tensor, read_tensor, tensor_bytes
@@ -47,6 +48,7 @@ __all__ = [
     "present_shards",
     "read_header",
     "read_tensor",
+    "repair",
     "row_nbytes",
     "shard_name",
     "tensor_bytes",

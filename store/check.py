@@ -128,7 +128,7 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
     try:
         read_head(folder, header)
     except Exception as error:  # as for shards
-        return [Problem(None, None, None, f"cannot be read: {type(error).__name__}: {error}")]
+        return [Problem(None, None, None, f"{HEAD_FILE}: cannot be read: {type(error).__name__}: {error}")]
     return []
 
 
