@@ -54,6 +54,8 @@ FIGURES = (
            ("stores", "ImageNet-1k", "status", "seconds"), "{:.2f}"),
     Figure("opening ImageNet-1k's maps for training, seconds", "scale",
            ("stores", "ImageNet-1k", "open", "seconds"), "{:.2f}"),
+    Figure("private memory that a loading worker adds, MB", "workers", ("private MB per fork worker",), "{:.2f}"),
+    Figure("copies of the maps that 8 ranks of a node hold", "workers", ("copies of the maps that 8 ranks hold",), "{:.2f}"),
     Figure("importing published `.pt` maps, images per second and core", "convert",
            ("today's", "imported_per_core_second"), "{}"),
     Figure("timm's 95 modules with classifiers: those with an exact teacher", "teachers", ("exact",), "{}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from error
     try:
         yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ShardError(
+            f"{path}: expected readable datasets, found {_brief(error)}; {remedy(error, _REMEDY)}"
+        ) from error
     finally:
         file.close()
 
@@ -149,4 +154,7 @@ def _wrong_dataset(path: Path, name: str, what: str, shape: tuple[int, ...], fou
 
 
 def _brief(error: Exception) -> str:
+    """Its first line; HDF5 says several, of which the last but one would name what the system said."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
