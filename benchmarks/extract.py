@@ -1,10 +1,16 @@
 """How close the whole job comes to its bounds: the bare forward pass on a resident batch, and decoding alone.
 
-    python -m benchmarks.extract                                     # light and heavy teacher on this CPU; minutes
-    python -m benchmarks.extract --teacher dm_nfnet_f6 --device cuda --amp bf16 --batch-size 64 --images 20000
+    python -m benchmarks.extract                                              # minutes, on this CPU
+    python -m benchmarks.extract --device cuda --amp bf16 --batch-size 64 --workers 15
 
-The three take turns, round after round, on JPEGs of 500 x 375 px; medians are compared. A job's time includes
-opening the store, decoding, the teacher, and the synced shards on the disk, but not building the teacher.
+A light teacher behind large photographs, so that decoding is the bound, and a heavy one; on a GPU ResNet-101 and
+NFNet-F6. The three take turns, round after round; medians are compared. A job's time includes opening the store,
+decoding, the teacher, and the synced shards on the disk, but not building the teacher.
+
+Wall time tells how well decoding and teacher overlap. On a CPU they also share the cores, which sets a limit that no
+job can pass: cores / (CPU seconds of decoding + of the forward pass). What the job itself adds is seen in CPU seconds,
+whatever else the machine does. OpenMP's threads sleep while they wait, as in `tokenmix extract`; put
+`OMP_WAIT_POLICY=ACTIVE` in front of the command to see what their spinning costs.
 """
 
 from __future__ import annotations
@@ -12,100 +18,138 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks import read
+from benchmarks.photographs import SIZE, write_photographs
+from extract.commands import share_cores
 from extract.images import ImageList, list_images
 from extract.job import START_METHOD, JobOptions, run_job
 from extract.preprocess import Decoder
-from extract.teacher import Teacher, TeacherSpec
+from extract.presets import apply_preset
+from extract.teacher import AMP_DTYPES, Teacher, TeacherSpec
 
-CASES = {"test_resnet": 512, "resnet101": 160}  # teacher -> images: decode-bound, and bound by the forward pass
 CLASSES = 10
+RESULTS = Path(__file__).parent / "results"
+
+
+class Case(NamedTuple):
+    """A teacher at an input size in px (None: its own), and how many photographs of which size it looks at."""
+
+    teacher: str
+    input_px: int | None
+    images: int
+    photograph: tuple[int, int] = SIZE
+
+
+CPU_CASES = {"light": Case("test_resnet", 96, 600, (1200, 900)), "heavy": Case("resnet101", None, 96)}
+GPU_CASES = {"light": Case("resnet101", None, 20_000), "heavy": Case("nfnet_f6", None, 4_000)}
+
+
+class Cost(NamedTuple):
+    """Seconds for one image: by the clock, and of all processors together."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> None:
     """Measure every case, print and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", help="instead of the two cases")
-    parser.add_argument("--images", type=int, default=256, help="for --teacher")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", default="none")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "extract.json")
+    parser.add_argument("--case", choices=CPU_CASES, help="only this one; writes nothing")
     given = parser.parse_args()
-    cases = {given.teacher: given.images} if given.teacher else CASES
-    options = JobOptions(batch_size=given.batch_size, workers=given.workers, shard_rows=1024)
+    on_gpu = given.device.startswith("cuda")
+    cases = GPU_CASES if on_gpu else CPU_CASES
     results = {}
-    for name, count in cases.items():
-        teacher = Teacher(TeacherSpec(name, random_weights=0, num_classes=CLASSES, device=given.device, amp=given.amp))
-        with tempfile.TemporaryDirectory() as folder:
-            images = draw_images(Path(folder) / "images", count)
-            results[name] = measure(teacher, images, options, Path(folder), given.rounds)
-        print(name, json.dumps(results[name]), flush=True)
-    document = {"cases": results, "options": vars(given) | {"out": None}, "machine": machine(given.device)}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    for name in [given.case] if given.case else cases:
+        print(f"{name}: {cases[name]}", flush=True)
+        results[name] = run(cases[name], given)
+        print(json.dumps(results[name], indent=1), flush=True)
+    if not given.case:
+        document = {"cases": results, "options": vars(given), "machine": machine(given.device)}
+        path = RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def draw_images(folder: Path, count: int) -> ImageList:
-    """Photograph-like JPEGs: coarse noise, enlarged."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        file = folder / f"{i % CLASSES}" / f"{i:06d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
-    return list_images(folder)
+def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one case."""
+    size = None if case.input_px is None else (case.input_px, case.input_px)
+    spec = dict(name=case.teacher, random_weights=0, num_classes=CLASSES, device=given.device, amp=given.amp)
+    teacher = Teacher(TeacherSpec(**apply_preset(spec | {"input_size": size})))
+    options = JobOptions(batch_size=given.batch_size, workers=given.workers, shard_rows=1024)
+    with tempfile.TemporaryDirectory() as folder:
+        write_photographs(Path(folder) / "images", case.images, CLASSES, case.photograph)
+        images = list_images(Path(folder) / "images")
+        return {"case": case._asdict(), **measure(teacher, images, options, Path(folder), given.rounds)}
 
 
-def measure(teacher: Teacher, images: ImageList, options: JobOptions, folder: Path, rounds: int) -> dict[str, float]:
-    """Images per second of the job, the forward pass and decoding, and the job's share of either bound."""
-    turns: dict[str, Callable[[int], float]] = {
-        "forward": lambda _: forward_rate(teacher, options.batch_size),
-        "decode": lambda _: decode_rate(teacher, images, options),
-        "job": lambda turn: job_rate(teacher, images, options, folder / f"maps{turn}"),
+def measure(teacher: Teacher, images: ImageList, options: JobOptions, folder: Path, rounds: int) -> dict[str, Any]:
+    """Images per second of the job, the forward pass and decoding, and how the job stands to each limit."""
+    turns: dict[str, Callable[[int], Cost]] = {
+        "forward": lambda _: forward_cost(teacher, options.batch_size),
+        "decode": lambda _: cost(lambda: decode(teacher, images, options), len(images)),
+        "job": lambda turn: cost(lambda: run_job(images, folder / f"maps{turn}", teacher, options), len(images)),
     }
-    rates: dict[str, list[float]] = {name: [] for name in turns}
+    found: dict[str, list[Cost]] = {name: [] for name in turns}
     for turn in range(rounds):
-        for name, run in turns.items():
-            rates[name].append(run(turn))
-    found = {name: round(statistics.median(values), 2) for name, values in rates.items()}
-    bound = min(found["forward"], found["decode"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    share = {f"job_by_{name}": round(found["job"] / found[name], 3) for name in ("forward", "decode")}
-    return {**found, **share, "job_by_bound": round(found["job"] / bound, 3), "peak_mib": peak}
+        for name, run_turn in turns.items():
+            found[name].append(run_turn(turn))
+    wall, cpu = ({name: statistics.median(getattr(c, what) for c in costs) for name, costs in found.items()}
+                 for what in ("wall", "cpu"))  # fmt: skip
+    cores_limit = (os.cpu_count() or 1) / (cpu["decode"] + cpu["forward"])
+    return {
+        "images_per_s": {name: round(1 / seconds, 2) for name, seconds in wall.items()},
+        "job_by_forward": round(wall["forward"] / wall["job"], 3),
+        "job_by_decode": round(wall["decode"] / wall["job"], 3),
+        "job_by_cores_limit": round(1 / wall["job"] / cores_limit, 3),
+        "cpu_ms": {name: round(1e3 * seconds, 3) for name, seconds in cpu.items()},
+        "cpu_of_job_by_its_parts": round(cpu["job"] / (cpu["decode"] + cpu["forward"]), 3),
+    }
+
+
+def cost(action: Callable[[], object], images: int) -> Cost:
+    """Of an action on so many images, its child processes included."""
+    started, cpu = time.monotonic(), cpu_seconds()
+    action()
+    return Cost((time.monotonic() - started) / images, (cpu_seconds() - cpu) / images)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of those of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 @torch.no_grad()
-def forward_rate(teacher: Teacher, batch_size: int, seconds: float = 3.0) -> float:
+def forward_cost(teacher: Teacher, batch_size: int, seconds: float = 5.0) -> Cost:
     """Of `model(x)` alone, on a normalised batch that is on the device."""
     pixels = torch.zeros(batch_size, 3, *teacher.preprocessing.input_size, dtype=torch.uint8)
     images = teacher.normalise(pixels)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(teacher.spec.amp)
-    done, started = 0, 0.0
+    dtype = AMP_DTYPES[teacher.spec.amp]
     with torch.autocast(teacher.device.type, dtype, enabled=dtype is not None):
-        for turn in range(1_000_000):
-            if turn == 1:
-                started = now(teacher)
-            teacher.model(images)
-            done += batch_size if turn else 0
-            if turn and now(teacher) - started > seconds:
-                break
-    return done / (now(teacher) - started)
+        teacher.model(images)
+        started, cpu, batches = now(teacher), cpu_seconds(), 0
+        while not batches or now(teacher) - started < seconds:
+            for _ in range(4):  # so that a GPU always has the next one in its queue
+                teacher.model(images)
+            batches += 4
+        done = batches * batch_size
+        return Cost((now(teacher) - started) / done, (cpu_seconds() - cpu) / done)
 
 
 def now(teacher: Teacher) -> float:
@@ -115,8 +159,8 @@ def now(teacher: Teacher) -> float:
     return time.monotonic()
 
 
-def decode_rate(teacher: Teacher, images: ImageList, options: JobOptions) -> float:
-    """Of the decoding processes, with nobody behind them."""
+def decode(teacher: Teacher, images: ImageList, options: JobOptions) -> None:
+    """What the decoding processes do, with nobody behind them."""
     decoder = Decoder(images, teacher.preprocessing)
     loader: DataLoader[Any] = DataLoader(
         decoder,
@@ -125,31 +169,20 @@ def decode_rate(teacher: Teacher, images: ImageList, options: JobOptions) -> flo
         collate_fn=decoder.collate,
         multiprocessing_context=START_METHOD,
     )
-    started = time.monotonic()
     for _ in loader:
         pass
-    return len(images) / (time.monotonic() - started)
-
-
-def job_rate(teacher: Teacher, images: ImageList, options: JobOptions, store: Path) -> float:
-    """Of the whole job, from the image list to the last synced shard."""
-    started = time.monotonic()
-    run_job(images, store, teacher, options)
-    return len(images) / (time.monotonic() - started)
 
 
 def machine(device: str) -> dict[str, Any]:
     """What the figures depend on."""
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "gpu": gpu,
-        "torch": torch.__version__,
-    }
+    policy = os.environ["OMP_WAIT_POLICY"]
+    threads = {"threads": torch.get_num_threads(), "OMP_WAIT_POLICY": policy, "load": os.getloadavg()[0]}
+    return {**read.machine(), **threads, "gpu": gpu}
 
 
 if __name__ == "__main__":
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch has read it by now: once more, as the command sets it
+        share_cores()
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.extract", *sys.argv[1:]])
     main()
