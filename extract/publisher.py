@@ -26,7 +26,7 @@ class Publisher:
 
     def append(self, first_row: int, rows: RowBatch) -> bool:
         """Queue a batch; True when it completes its shard. Raises what an earlier write raised."""
-        shard = first_row // self._header.shard_rows
+        shard = self._header.layout.shard_of(first_row)
         last = first_row + len(rows.key) == self._header.layout.bounds(shard)[1]
         self._pending.append(self._thread.submit(self._write, shard, rows, last))
         while len(self._pending) > QUEUED_BATCHES or (self._pending and self._pending[0].done()):

@@ -101,7 +101,8 @@ class MappedRows:
                 f"{paths[0].parent}: cannot be mapped: {error}; {remedy(error, 'raise the limits')}"
             ) from error
         self._flat = flat.reshape(-1, *field.shape)
-        self._layout, self._rows, self._shard_rows = layout, layout.rows, layout.shard_rows
+        self._layout, self._rows = layout, layout.rows
+        self._shard_rows = 0 if layout.earlier else layout.shard_rows  # 0: parts, where `one` must ask
         self._row_nbytes, self._random = row_nbytes, False
         self._cold_rows = layout.rows  # to be announced, until each may have been read once
         # by shard, how many rows further on than in the store its rows lie here
@@ -125,7 +126,8 @@ class MappedRows:
         """One row."""
         if not 0 <= row < self._rows:
             raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
-        found: Array = self._flat[row + self._shifts[row // self._shard_rows]].copy()
+        shard = row // self._shard_rows if self._shard_rows else self._layout.shard_of(row)
+        found: Array = self._flat[row + self._shifts[shard]].copy()
         return found
 
     def _announce(self, places: Rows) -> None:
