@@ -60,6 +60,8 @@ class ImageList:
 def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageList:
     """List a class folder or a `.tar` in timm's order (natural sort; the class is the image's folder name).
 
+    `hfds/NAME` is a Hugging Face dataset, `wds/FOLDER` a folder of WebDataset shards; see `extract.tables`.
+
     `class_map`: text file with one folder name per line; the line number is the class index. Without it the
     sorted folder names are the classes, so a folder without images would shift every later label: refused.
 
@@ -67,6 +69,8 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
     a folder that the class map lacks, two folders of one name, a name that is not UTF-8, the same name twice in a tar.
     """
     root = Path(root)
+    if root.parts[:1] in (("hfds",), ("wds",)) and len(root.parts) > 1:
+        return _list_table(*root.parts, class_map=class_map)
     classes = _read_class_map(class_map)
     if root.is_dir():
         found, class_to_idx = _list_folder(root, classes)
@@ -87,6 +91,17 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
     _check_places(root, keys)
     names = sorted(class_to_idx, key=class_to_idx.__getitem__)
     return ImageList(root, keys, np.array([label for _, label in found], np.int32), names, members)
+
+
+def _list_table(prefix: str, *parts: str, class_map: str | Path | None) -> ImageList:
+    from extract.tables import list_hfds, list_wds  # needs what is above
+
+    if class_map is not None:
+        raise ImagesError(f"{prefix}/{'/'.join(parts)}: expected no class map, found {class_map}; labels are its own")
+    name = "/".join(parts)
+    # A path has lost its second slash: hfds//data/x is the folder /data/x.
+    name = f"/{name}" if not os.path.exists(name) and os.path.exists(f"/{name}") else name
+    return list_hfds(name) if prefix == "hfds" else list_wds(name)
 
 
 def refuse_store_inside(store: Path, images: Path) -> None:

@@ -8,6 +8,7 @@ from tokenmix_loader.masks import guided_masks, sample_masks
 from tokenmix_loader.mixup import TokenMix, mix_images
 from tokenmix_loader.recipe import Recipe
 from tokenmix_loader.soft import SoftLabels, read_soft_labels
+from tokenmix_loader.streaming import MapJoin
 from tokenmix_loader.targets import dense_targets, evidence, mix_scores, mix_targets, normalise
 from tokenmix_loader.token_labeling import TokenLabelLoss, TokenTargets
 from tokenmix_loader.tokens import read_tokens
@@ -15,6 +16,7 @@ from tokenmix_loader.trace import TracedTransform, UntraceableTransform, trace
 
 __all__ = [
     "MapDataset",
+    "MapJoin",
     "MapStore",
     "MapTarget",
     "Recipe",

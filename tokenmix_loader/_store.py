@@ -14,8 +14,9 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
     )
 
 from store import STATUS_OK, MapStore, StoreMismatch, list_digest
+from store.keys import names_or_numbers
 
-__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest", "open_store"]
+__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest", "names_or_numbers", "open_store"]
 
 
 def open_store(store: MapStore | str | os.PathLike[str]) -> MapStore:

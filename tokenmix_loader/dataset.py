@@ -105,20 +105,24 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         image is of another shape than at extraction.
         """
         loaded = self._load(index)
-        self._check_size(index, loaded.size)
+        check_size(self._key_of(index), loaded.size, self._sizes[index].tolist())
         image, place = (self._transform or _AS_IT_IS).placed(loaded)
         one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), place)
         return image, MapTarget(*one)
 
-    def _check_size(self, index: int, size: tuple[int, int]) -> None:
-        """Maps are in units of the image, so it may have been scaled since, but neither turned nor cropped."""
-        (width, height), (stored_width, stored_height) = size, self._sizes[index].tolist()
-        if abs(width * stored_height - height * stored_width) > stored_width + stored_height:
-            raise StoreMismatch(
-                f"{self._key_of(index)!r}: expected an image of {stored_width} x {stored_height} px or scaled from it, "
-                f"as its map was made from, found {width} x {height}; load images without EXIF rotation or cropping, "
-                "or extract their maps anew"
-            )
+
+def check_size(key: str, size: Sequence[int], stored: Sequence[int]) -> None:
+    """Maps are in units of the image, so it may have been scaled since, but neither turned nor cropped.
+
+    Raises StoreMismatch for another shape; `stored` (0, 0) is any.
+    """
+    (width, height), (stored_width, stored_height) = size, stored
+    if abs(width * stored_height - height * stored_width) > stored_width + stored_height:
+        raise StoreMismatch(
+            f"{key!r}: expected an image of {stored_width} x {stored_height} px or scaled from it, "
+            f"as its map was made from, found {width} x {height}; load images without EXIF rotation or cropping, "
+            "or extract their maps anew"
+        )
 
 
 def join(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:

@@ -15,6 +15,8 @@ from PIL import Image
 from timm.data import ImageDataset
 from torchvision.datasets import DatasetFolder
 
+from tokenmix_loader._store import names_or_numbers
+
 Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
@@ -30,7 +32,7 @@ class Source:
 def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | None = None) -> Source:
     """Keys, labels and images of a dataset.
 
-    torchvision's ImageFolder and timm's ImageDataset (folder or tar) know their keys. For any other dataset
+    torchvision's ImageFolder and timm's ImageDataset (folder, tar or `hfds/`) know their keys. For any other dataset
     of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises where an
     image cannot be read; timm's own retry, which would return the next image, is not used. Raises TypeError
     for a dataset without keys, ValueError for lists of different lengths and for a dataset with a
@@ -93,6 +95,9 @@ def _load_file(loader: Callable[[str], Any], paths: Sequence[str], index: int) -
 
 def _timm_dataset(dataset: Any) -> Source:
     reader = dataset.reader
+    if hasattr(reader, "image_key"):
+        given = np.fromiter(reader.iter_targets(), np.int64, len(reader))
+        return Source(_table_keys(reader.dataset, reader.image_key), given, partial(_load_sample, dataset))
     if not hasattr(reader, "samples"):
         raise TypeError(
             f"MapDataset: expected a timm reader that lists its samples, found {_name(reader)}; pass keys and labels"
@@ -100,6 +105,13 @@ def _timm_dataset(dataset: Any) -> Source:
     labels = reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]
     keys = [name.replace(os.sep, "/") for name in reader.filenames()]
     return Source(keys, np.asarray(labels, np.int64), partial(_load_sample, dataset))
+
+
+def _table_keys(table: Any, image_column: str) -> Sequence[str]:
+    """Keys of a Hugging Face dataset: of the rows as they were written, whatever was selected or shuffled since."""
+    parts = table.data.column(image_column).chunks  # the images' bytes stay where they are
+    keys = names_or_numbers([path for part in parts for path in part.field("path").to_pylist()])
+    return keys if table._indices is None else [keys[row] for row in table._indices.column(0).to_pylist()]
 
 
 def _load_sample(dataset: Any, index: int) -> Image.Image:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from timm.data import FastCollateMixup, ImageDataset, create_loader
+from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
@@ -191,3 +193,24 @@ def test_float_images_are_refused_not_rounded(store: MapStore) -> None:
     given = [(pixels.float() / 255, target) for pixels, target in samples()]
     with pytest.raises(TypeError, match=r"expected uint8 images \[3, H, W\], found torch.float32"):
         collate(store)(given)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_ranks_share_out_the_images_and_draw_on_their_own(images: Path, make_store: StoreMaker, repeated: bool) -> None:
+    """Both of timm's samplers for several processes: every image finds its own map, and ranks get other masks."""
+    store = make_store(keys_and_labels(images))
+    dataset = MapDataset(ImageFolder(images), store, WHOLE_IMAGE)
+    mixed: list[list[torch.Tensor]] = []
+    seen: list[int] = []
+    for rank in range(2):
+        sampler: Any = DistributedSampler(dataset, 2, rank)
+        if repeated:
+            sampler = RepeatAugSampler(dataset, 2, rank, num_repeats=3, selected_round=0)
+        plain = [pair for pairs in DataLoader(dataset, 5, sampler=sampler, collate_fn=list) for pair in pairs]
+        for pixels, target in plain:
+            assert torch.equal(pixels, WHOLE_IMAGE(ImageFolder(images)[int(target.row)][0]))
+        seen += [int(target.row) for _, target in plain]
+        batches = DataLoader(dataset, 5, sampler=sampler, collate_fn=collate(store, kind="random", per="sample"))
+        mixed.append([dense for _, dense in batches])
+    assert len(set(seen)) == (10 if repeated else 30)
+    assert not any(torch.equal(a, b) for a, b in zip(*mixed, strict=True))
