@@ -10,6 +10,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from extract.config import read_config
+
 Command = Callable[..., None]
 FOLDER = click.Path(path_type=Path)
 
@@ -41,7 +43,7 @@ JOB_OPTIONS = [
     click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes per token, kind topk."),
     click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
     click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
-    click.option("--flip-average", is_flag=True, help="Average with the mirror image: better maps, half the speed."),
+    click.option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
     click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,
                  help="uint8: half of float16's bytes; kinds label, cam and activation."),
     click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
@@ -50,6 +52,8 @@ JOB_OPTIONS = [
     click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
     click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
     click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),
+    click.option("--config", type=FOLDER, is_eager=True, expose_value=False, callback=read_config, metavar="FILE",
+                 help='JSON of these options, {"batch-size": 64}; the command line wins.'),
 ]  # fmt: skip
 
 
@@ -66,6 +70,8 @@ STORE = click.argument("store", type=FOLDER)
 MAX_ERRORS = click.option(
     "--max-errors", type=click.IntRange(0), help="Unreadable images to accept; default: 0.1 % of the rows."
 )
+
+EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
 
 SLURM_OPTIONS = [
     click.option("--tasks", type=click.IntRange(1), required=True, help="Workers: the length of the array."),
@@ -103,11 +109,12 @@ def slurm_options(command: Command) -> Command:
 
 
 def given_arguments(ctx: click.Context, leave_out: Container[str]) -> list[str]:
-    """The command line again, in absolute paths: what the user gave, but for the parameters `leave_out`."""
+    """The command line again, in absolute paths: what the user gave, here or by --config, but for `leave_out`."""
     parts: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if name not in leave_out and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        given = name in ctx.params and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if given and name not in leave_out:
             value = ctx.params[name]
             for one in value if parameter.multiple else [value]:
                 parts += _spelled(parameter, one)
@@ -121,7 +128,9 @@ def _spelled(parameter: click.Parameter, value: Any) -> list[str]:
         value = "x".join(map(str, value))
     if isinstance(parameter, click.Argument):
         return [str(value)]
-    return [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    if isinstance(value, bool):
+        return [parameter.opts[0]] if value else []
+    return [parameter.opts[0], str(value)]
 
 
 def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
