@@ -5,6 +5,11 @@ Plain floats, because there are a few of them per image: a numpy product of 3 x 
 
 from __future__ import annotations
 
+from typing import Any
+
+from PIL import Image
+from torchvision.transforms.functional import get_dimensions
+
 Affine = tuple[float, float, float, float, float, float]
 Box = tuple[float, float, float, float]
 
@@ -38,3 +43,17 @@ def clip(box: Box, frame: Affine) -> Box:
         min(x1, c + max(a, 0.0) + max(b, 0.0)),
         min(y1, f + max(d, 0.0) + max(e, 0.0)),
     )
+
+
+def crop_of(image: Any, left: int, top: int, width: int, height: int) -> Affine:
+    """A crop's unit square in that of the image, all in px."""
+    image_width, image_height = size_of(image)
+    return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Width and height of an image or a tensor."""
+    if isinstance(image, Image.Image):
+        return image.size
+    _, height, width = get_dimensions(image)
+    return width, height

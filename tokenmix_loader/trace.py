@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from timm.data import random_erasing as timm_erasing
 from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
-from torchvision.transforms.functional import get_dimensions
+from torchvision.transforms import v2
 
-from tokenmix_loader.affine import FLIP_X, FLIP_Y, Affine
+from tokenmix_loader.affine import FLIP_X, FLIP_Y, Affine, crop_of, size_of
 from tokenmix_loader.augment import POLICIES, unknown_operations
 from tokenmix_loader.spy import follow, note, spy_on
+from tokenmix_loader.torchvision_v2 import V2_PIXEL_ONLY, V2_SPIES, V2_WHOLE
 
 Array = npt.NDArray[np.float64]
 Transform = Callable[[Any], Any]
@@ -32,8 +32,9 @@ PIXEL_ONLY: tuple[type, ...] = (
     tv.ColorJitter, tv.Grayscale, tv.RandomGrayscale, tv.GaussianBlur, tv.RandomInvert, tv.RandomPosterize,
     tv.RandomSolarize, tv.RandomAdjustSharpness, tv.RandomAutocontrast, tv.RandomEqualize,
     timm_transforms.ToTensor, timm_transforms.ToNumpy, timm_transforms.MaybeToTensor,
-    timm_transforms.MaybePILToTensor, timm_erasing.RandomErasing,
+    timm_transforms.MaybePILToTensor, timm_erasing.RandomErasing, *V2_PIXEL_ONLY,
 )  # fmt: skip
+_COMPOSED = (tv.Compose, v2.Compose)
 
 
 class UntraceableTransform(TypeError):  # noqa: N818 -- says what the transform is
@@ -80,7 +81,7 @@ class TracedTransform:
 
 
 def trace(transform: Transform) -> TracedTransform:
-    """Wrap a torchvision (v1) or timm transform; the object itself stays as it is and stays in use.
+    """Wrap a transform of timm or torchvision (v1 or v2); the object itself stays as it is and stays in use.
 
     Known are everything that timm's create_transform makes for training except AugMix, and of torchvision
     Compose, Resize, CenterCrop, RandomResizedCrop, flips, RandomRotation, RandomAffine, RandAugment,
@@ -93,7 +94,7 @@ def trace(transform: Transform) -> TracedTransform:
 
 
 def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
-    if type(transform) is not tv.Compose:
+    if type(transform) not in _COMPOSED:
         return [(path, transform)]
     nested = [_flatten(step, f"{path}.transforms[{i}]") for i, step in enumerate(transform.transforms)]
     return [step for steps in nested for step in steps]
@@ -115,7 +116,7 @@ def _spy(step: Any, path: str) -> Transform:
 
 
 def _is_pixel_only(step: Any) -> bool:
-    if type(step) is tv.RandomApply:
+    if type(step) in (tv.RandomApply, v2.RandomApply):
         return all(_is_pixel_only(inner) for inner in step.transforms)
     return type(step) in PIXEL_ONLY
 
@@ -130,7 +131,7 @@ def _spy_on_random_crop(step: Any) -> Transform:
 
     def get_params(_: Any, image: Any, *args: Any) -> Any:
         top, left, height, width = drawn = draw(image, *args)
-        note(_crop(image, left, top, width, height))
+        note(crop_of(image, left, top, width, height))
         return drawn
 
     spy: Transform = spy_on(step, get_params=get_params)
@@ -142,7 +143,7 @@ def _spy_on_crop_or_pad(step: Any) -> Transform:
 
     def get_params(self: Any, image: Any, *args: Any) -> Any:
         top, left = drawn = draw(image, *args)
-        note(_crop(image, left, top, *self.size[::-1]), filling=True)
+        note(crop_of(image, left, top, *self.size[::-1]), filling=True)
         return drawn
 
     spy: Transform = spy_on(step, get_params=get_params)
@@ -151,10 +152,10 @@ def _spy_on_crop_or_pad(step: Any) -> Transform:
 
 def _spy_on_center_crop(step: Any) -> Transform:
     def crop(image: Any) -> Any:
-        width, height = _size(image)
+        width, height = size_of(image)
         crop_height, crop_width = step.size
         left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
-        note(_crop(image, left, top, crop_width, crop_height), filling=True)
+        note(crop_of(image, left, top, crop_width, crop_height), filling=True)
         return step(image)
 
     return crop
@@ -163,19 +164,6 @@ def _spy_on_center_crop(step: Any) -> Transform:
 def _centre_offset(size: int, crop: int) -> int:
     """Where torchvision's centre crop begins; negative where it pads."""
     return round((size - crop) / 2.0) if crop <= size else -((crop - size) // 2)
-
-
-def _crop(image: Any, left: int, top: int, width: int, height: int) -> Affine:
-    image_width, image_height = _size(image)
-    return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)
-
-
-def _size(image: Any) -> tuple[int, int]:
-    """Width and height of an image or a tensor."""
-    if isinstance(image, Image.Image):
-        return image.size
-    _, height, width = get_dimensions(image)
-    return width, height
 
 
 def _spy_on_flip(move: Affine) -> Callable[[Transform], Transform]:
@@ -202,5 +190,8 @@ _SPIES: dict[type, Callable[[Any], Transform]] = {
     timm_transforms.RandomResizedCropAndInterpolation: _spy_on_random_crop,
     tv.RandomHorizontalFlip: _spy_on_flip(FLIP_X),
     tv.RandomVerticalFlip: _spy_on_flip(FLIP_Y),
+    v2.CenterCrop: _spy_on_center_crop,
+    **dict.fromkeys(V2_WHOLE, _spy_on_whole),
+    **V2_SPIES,
     **POLICIES,
 }

@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_aa
 from timm.data import create_transform
 from torchvision import transforms as tv
+from torchvision.transforms import v2
 
 from tests.loader.tracing import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
@@ -37,6 +38,10 @@ POLICIES: dict[str, Callable[[], Any]] = {
     "torchvision rand": lambda: tv.RandAugment(4, interpolation=tv.InterpolationMode.BILINEAR),
     "torchvision trivial": lambda: tv.TrivialAugmentWide(),
     **{f"torchvision {policy.value}": partial(tv.AutoAugment, policy) for policy in tv.AutoAugmentPolicy},
+    "torchvision v2 rand": lambda: v2.RandAugment(4, interpolation=v2.InterpolationMode.BILINEAR),
+    "torchvision v2 trivial": lambda: v2.TrivialAugmentWide(),
+    "torchvision v2 auto": lambda: v2.AutoAugment(),
+    "v2 affine": lambda: v2.RandomAffine(20, (0.2, 0.1), (0.7, 1.4), (-5, 5, -9, 9), fill=9),
     "affine": lambda: tv.RandomAffine(20, (0.2, 0.1), (0.7, 1.4), (-5, 5, -9, 9), fill=9),
     "rotation": lambda: tv.RandomRotation(30, tv.InterpolationMode.BICUBIC, center=(20, 30)),
 }  # fmt: skip
@@ -45,6 +50,8 @@ GEOMETRY: dict[str, Callable[[], Any]] = {
     "three in turn": lambda: timm_rand("rand-m3-mstd0.5-n3-p1.0", MOVES),
     "affine": lambda: tv.RandomAffine(20, (0.1, 0.1), (0.7, 1.4), (-5, 5, -9, 9), tv.InterpolationMode.BILINEAR),
     "rotation": lambda: tv.RandomRotation(30, tv.InterpolationMode.BILINEAR),
+    "v2 affine": lambda: v2.RandomAffine(20, (0.1, 0.1), (0.7, 1.4), (-5, 5, -9, 9), tv.InterpolationMode.BILINEAR),
+    "v2 rotation, expanded": lambda: v2.RandomRotation(30, tv.InterpolationMode.BILINEAR, expand=True),
     "rotation, off centre": lambda: tv.RandomRotation(20, tv.InterpolationMode.BILINEAR, center=(90, 60)),
     "rotation, expanded": lambda: tv.RandomRotation(30, tv.InterpolationMode.BILINEAR, expand=True),
     **{f"{turn} degrees": partial(tv.RandomRotation, (turn, turn), expand=True) for turn in (0, 90, 180, 270)},
@@ -79,12 +86,21 @@ def test_quarter_turns_of_a_square(turn: int) -> None:
 
 def test_every_operation_that_moves_pixels_occurs() -> None:
     """Otherwise the tests above would prove little."""
-    for name in ("rand", "rand, weighted", "v0", "original", "torchvision rand", "torchvision trivial", "affine"):
+    for name in (
+        "rand",
+        "rand, weighted",
+        "v0",
+        "original",
+        "torchvision rand",
+        "torchvision v2 rand",
+        "v2 affine",
+        "affine",
+    ):
         traced = trace(POLICIES[name]())
         seed_all(0)
         affines = np.stack([traced(ramps(64, 48))[1] for _ in range(150)])
         assert (np.abs(affines[:, [0, 1], [1, 0]]).max(axis=0) > 0.05).all(), name
-        assert any(np.array_equal(affine, np.eye(3)[:2]) for affine in affines) != (name == "affine"), name
+        assert any(np.array_equal(affine, np.eye(3)[:2]) for affine in affines) != ("affine" in name), name
 
 
 @pytest.mark.parametrize("move", [*MOVES, "Equalize"])
@@ -164,5 +180,9 @@ def test_operations_that_are_not_timm_s_are_refused_by_name() -> None:
 
 
 def test_a_tensor_in_front_of_an_augmentation_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected a PIL image in front of an augmentation, found Tensor"):
-        trace(tv.Compose([tv.PILToTensor(), tv.RandAugment()]))(ramps())
+    for steps, found in (
+        ([tv.PILToTensor(), tv.RandAugment()], "Tensor"),
+        ([v2.ToImage(), v2.RandAugment(9)], "Image"),
+    ):
+        with pytest.raises(TypeError, match=f"expected a PIL image in front of an augmentation, found {found}"):
+            trace(tv.Compose(steps))(ramps())

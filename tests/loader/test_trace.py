@@ -29,6 +29,12 @@ GEOMETRY: dict[str, Callable[[], Any]] = {
     "timm crop": lambda: timm_tv.RandomResizedCropAndInterpolation(64, interpolation="random"),
     "hflip": lambda: tv.RandomHorizontalFlip(),
     "vflip": lambda: tv.RandomVerticalFlip(),
+    "v2 squash": lambda: v2.Resize((80, 120)),
+    "v2 any size": lambda: v2.RandomResize(60, 90),
+    "v2 centre, padded": lambda: v2.CenterCrop((171, 90)),
+    "v2 crop": lambda: v2.RandomResizedCrop((60, 80)),
+    "v2 hflip": lambda: v2.RandomHorizontalFlip(),
+    "v2 vflip": lambda: v2.Compose([v2.RandomVerticalFlip()]),
 }
 PIXELS: dict[str, Callable[[], Any]] = {
     "jitter": lambda: tv.ColorJitter(0.4, 0.4, 0.4, 0.1),
@@ -36,12 +42,15 @@ PIXELS: dict[str, Callable[[], Any]] = {
     "grey": lambda: tv.RandomGrayscale(0.5),
     "blur": lambda: tv.GaussianBlur(3),
     "solarize": lambda: tv.RandomSolarize(128),
+    "v2 jitter at times": lambda: v2.RandomApply([v2.ColorJitter(0.4)]),
+    "v2 blur": lambda: v2.GaussianBlur(3),
 }
 FINISH: dict[str, Callable[[], list[Any]]] = {
     "image": list,
     "uint8": lambda: [timm_tv.MaybePILToTensor()],
     "array": lambda: [timm_tv.ToNumpy()],
     "float": lambda: [tv.ToTensor(), tv.Normalize([0.5] * 3, [0.2] * 3), tv.RandomErasing()],
+    "v2": lambda: [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.2] * 3)],
     "timm": lambda: [timm_tv.MaybeToTensor(), RandomErasing(0.5, mode="pixel", device="cpu")],
 }
 pipelines = st.tuples(
@@ -103,6 +112,7 @@ def test_the_affine_is_where_the_pixels_come_from(name: str) -> None:
         ["keep ratio", "centre", "hflip"],
         ["centre, padded", "vflip", "squash"],
         ["vflip", "centre", "crop"],
+        ["v2 hflip", "v2 crop", "v2 vflip"],
     ],
 )
 def test_affines_compose_in_order(names: list[str]) -> None:
@@ -110,6 +120,18 @@ def test_affines_compose_in_order(names: list[str]) -> None:
         errors = landmark_errors_px(tv.Compose([GEOMETRY[name]() for name in names]), seed)
         assert errors.numel() > 100
         assert errors.quantile(0.95) < 1.5
+
+
+def test_tensors_have_the_affines_of_images() -> None:
+    """v2 crops and flips tensors too; v1 draws otherwise."""
+    steps = [v2.RandomResizedCrop(32), v2.RandomHorizontalFlip(), v2.CenterCrop(20)]
+    for seed in range(5):
+        found = []
+        for first in ([], [v2.ToImage()]):
+            seed_all(seed)
+            found.append(trace(v2.Compose([*first, *steps]))(ramps())[1])
+        np.testing.assert_array_equal(*found)
+        assert not np.array_equal(found[0], np.eye(3)[:2])
 
 
 def test_every_outcome_of_the_flips_occurs() -> None:
@@ -155,8 +177,9 @@ class MyFlip(tv.RandomHorizontalFlip):  # type: ignore[misc]
         (tv.ElasticTransform(), "ElasticTransform"),
         (tv.RandomApply([tv.RandomHorizontalFlip()]), "RandomApply"),
         (tv.RandomCrop(8, padding=2), "RandomCrop"),
-        (v2.RandomHorizontalFlip(), r"v2\._geometry\.RandomHorizontalFlip"),
-        (v2.Compose([tv.Resize(8)]), r"v2\._container\.Compose"),
+        (v2.RandomPerspective(), r"v2\._geometry\.RandomPerspective"),
+        (v2.Compose([v2.Resize(8), v2.RandomZoomOut()]), r"transforms\[1\].*v2\._geometry\.RandomZoomOut"),
+        (v2.RandomApply([v2.RandomHorizontalFlip()]), "v2.*RandomApply"),
         (lambda image: image, "function"),
         (MyFlip(), "MyFlip"),
         (create_transform(32, is_training=True, separate=True), "tuple"),
