@@ -132,23 +132,28 @@ def show(store: Path, images: Path, class_map: Path | None, output: Path, **choi
 @click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Passes of each kind; medians.")
 def bench(store: Path, images: Path, **settings: Any) -> None:
-    """What maps cost here: timm's loader with CutMix, and the same with TokenMix, in turn."""
+    """What maps cost here: timm's loader with CutMix, and with TokenMix, whose maps are in memory or on the disk."""
     with user_errors():
         from tokenmix_loader.bench import bench as run_bench
 
         report = run_bench(images, store, **settings)
-        rows = zip(("without maps", "with maps"), report.epoch_s, report[1:], strict=True)
+        rows = zip(("without maps", "with maps", "cold maps"), report.epoch_s, report[1:], strict=True)
         for name, epoch_s, (wall_ms, cpu_ms) in rows:
             click.echo(f"{name:14}{1e3 / wall_ms:8.0f} img/s   epoch {epoch_s:8.1f} s   CPU {cpu_ms:.3f} ms/img")
-        click.echo(f"{'ratio':14}epoch {report.epoch_s[1] / report.epoch_s[0]:.4f}   "
-                   f"CPU {report.with_maps.cpu_ms / report.without_maps.cpu_ms:.4f}")  # fmt: skip
+        ratios = ", ".join(f"{after / report.epoch_s[0]:.4f}" for after in report.epoch_s[1:])
+        cpu = report.with_maps.cpu_ms / report.without_maps.cpu_ms
+        click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
 
 
 def _compare_images(store: Path, images: Path, class_map: Path | None) -> list[str]:
+    from extract.growth import in_stored_order
     from extract.images import list_images
-    from store import read_header
+    from store import StoreError, read_header
 
-    listed = list_images(images, class_map).header()
+    try:
+        listed = in_stored_order(list_images(images, class_map), store)[0].header()
+    except StoreError as error:
+        return [f"{images}: {error}"]
     stored = read_header(store).dataset
     return [
         f"{images}: {what} differ from the store's: expected {stored[name]}, found {listed[name]}"

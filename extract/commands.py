@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extract.options import FOLDER, MAX_ERRORS, STORE, given_arguments, import_options, job_options, slurm_options
+from extract.options import (
+    EXTEND,
+    FOLDER,
+    MAX_ERRORS,
+    STORE,
+    given_arguments,
+    import_options,
+    job_options,
+    slurm_options,
+)
 from extract.terminal import describe_header, say, spell_bytes, user_errors
 
 if TYPE_CHECKING:
@@ -47,6 +56,7 @@ def plan(**given: Any) -> None:
 @STORE
 @click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")
 @MAX_ERRORS
+@EXTEND
 def extract(store: Path, **given: Any) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
     from extract.signals import stop_on_signals
@@ -72,6 +82,7 @@ def extract(store: Path, **given: Any) -> None:
 @job_options
 @STORE
 @MAX_ERRORS
+@EXTEND
 @slurm_options
 @click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
 def submit(store: Path, dry_run: bool, **given: Any) -> None:
@@ -171,6 +182,7 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         workers=given["workers"],
         worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
         max_errors=given.get("max_errors"),
+        extend=given.get("extend", False),
     )
     return make_teacher(TeacherSpec(**apply_preset(spec))), options
 

@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from extract.errors import ExtractError, ImagesError
+from extract.growth import Earlier, in_stored_order
 from extract.images import ImageList
 from extract.kinds import Maps
 from extract.payload import row_batch
@@ -56,6 +57,7 @@ class JobOptions:
     batch_size: int = 32
     workers: int = 4
     worker: Worker = field(default_factory=Worker)
+    extend: bool = False  # add shards for images that are not in the store
     max_errors: int | None = None  # None: 0.1 % of the rows, rounded up
 
 
@@ -118,8 +120,11 @@ class Report:
     stopped: bool
 
 
-def make_header(images: ImageList, teacher: Teacher, options: JobOptions) -> Header:
-    """All that decides the content of the store. Raises ImagesError when the classes do not match."""
+def make_header(images: ImageList, teacher: Teacher, options: JobOptions, earlier: Earlier = ()) -> Header:
+    """All that decides the content of the store, `earlier` as in `Header`.
+
+    Raises ImagesError when the classes do not match.
+    """
     if teacher.num_classes not in (0, len(images.class_names)):  # 0: it knows no classes
         raise ImagesError(
             f"{images.root}: expected {teacher.num_classes} classes, as --teacher {teacher.spec.name} has, found "
@@ -135,6 +140,7 @@ def make_header(images: ImageList, teacher: Teacher, options: JobOptions) -> Hea
         rows=len(images),
         shard_rows=options.shard_rows,
         depth=teacher.depth,
+        earlier=earlier,
         dataset=images.header(),
         versions={name: version(name) for name in ("tokenmix-maps", "torch", "torchvision", "timm", "h5py", "pillow")},
     )
@@ -151,16 +157,17 @@ def run_job(
 ) -> Report:
     """Fill this worker's share of the store, then help the others, until no shard is missing.
 
-    Shards that are there are kept, so a second call resumes. `on_progress` is called after every batch; `stop` is
-    asked before every batch and drops the shard in flight.
+    Shards that are there are kept, so a second call resumes; rows are as in `in_stored_order`. `on_progress` is
+    called after every batch; `stop` is asked before every batch and drops the shard in flight.
 
     Raises StoreMismatch (another configuration is stored), StoreError (cannot be written), TeacherError (NaN, or
     a logit beyond the dtype), ImagesError (an image cannot be read from the file system, or more than
     `max_errors` cannot be decoded). Published shards survive every one of these.
     """
     store = Path(store)
-    header = make_header(images, teacher, options)
-    create_store(store, header)
+    images, earlier = in_stored_order(images, store, extend=options.extend)
+    header = make_header(images, teacher, options, earlier)
+    create_store(store, header, images.keys[: earlier[-1][0]] if earlier else ())
     if header.kind == "features":
         write_head(store, header, Head(*(part.numpy() for part in teacher.head())))
     discard_leftovers(store)

@@ -10,11 +10,12 @@ from statistics import median
 
 import torch
 
+from extract.growth import in_stored_order, require_same
 from extract.images import ImageList
 from extract.job import JobOptions, make_header
 from extract.preprocess import Decoder
 from extract.teacher import Teacher
-from store import HEADER_FILE, Header, present_shards, read_header, row_nbytes
+from store import HEADER_FILE, Header, present_shards, row_nbytes
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ def make_plan(images: ImageList, teacher: Teacher, options: JobOptions) -> Plan:
 
 def missing_shards(images: ImageList, store: Path, teacher: Teacher, options: JobOptions) -> int:
     """How many shards the job would have to do; writes nothing. Raises what the job would raise at its start."""
-    header = make_header(images, teacher, options)
+    images, earlier = in_stored_order(images, store, extend=options.extend)
+    header = make_header(images, teacher, options, earlier)
     if not (store / HEADER_FILE).exists():
         return header.layout.shards
-    read_header(store).require(header, store)
+    require_same(store, header)
     return header.layout.shards - len(present_shards(store, header))
 
 

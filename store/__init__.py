@@ -5,6 +5,7 @@ from store.claims import Claim, Listing, list_shards
 from store.create import create_store, read_header
 from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import discard_leftovers, present_shards
+from store.growth import read_keys, stored_labels
 from store.head import Head, write_head
 from store.header import Header, Json
 from store.index import write_index
@@ -47,10 +48,12 @@ __all__ = [
     "parse_tensor",
     "present_shards",
     "read_header",
+    "read_keys",
     "read_tensor",
     "repair",
     "row_nbytes",
     "shard_name",
+    "stored_labels",
     "tensor_bytes",
     "unreadable_rows",
     "verify",

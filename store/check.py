@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from store.create import read_header
-from store.errors import ShardError
+from store.errors import ShardError, StoreError
 from store.folder import StrPath, is_temporary, present_shards
+from store.growth import read_keys
 from store.head import read_head
 from store.header import Header
-from store.layout import shard_name
+from store.layout import header_name, keys_name, shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
 from store.seal import is_sealed
 from store.shard import open_shard, read_table
-from store.spec import HEAD_FILE, HEADER_FILE, INDEX_FILE, STATUS_OK
+from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def verify(path: StrPath) -> VerifyReport:
     """
     folder = Path(path)
     header = read_header(folder)
-    problems = _foreign_files(folder, header) + _head_problems(folder, header)
+    problems = _foreign_files(folder, header) + _head_problems(folder, header) + _growth_problems(folder, header)
     listed: ListDigest | None = ListDigest()
     unreadable = 0
     for shard in range(header.layout.shards):
@@ -132,9 +133,23 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
     return []
 
 
+def _growth_problems(folder: Path, header: Header) -> list[Problem]:
+    """Headers and keys from before the last extension are read when a job resumes, or never: checked all the same."""
+    problems = []
+    for number in range(len(header.earlier)):
+        try:
+            read_header(folder, number).require(header.before(number), folder / header_name(number))
+            read_keys(folder, header if number + 1 == len(header.earlier) else header.before(number + 1))
+        except StoreError as error:
+            problems.append(Problem(None, None, None, str(error)))
+    return problems
+
+
 def _foreign_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
-    expected = {HEADER_FILE, INDEX_FILE, *map(shard_name, range(header.layout.shards))}
+    expected = {INDEX_FILE, *map(shard_name, range(header.layout.shards))}
+    for number in range(len(header.earlier) + 1):  # keys come before their header
+        expected |= {header_name(number), keys_name(number + 1)}
     if header.kind == "features":
         expected.add(HEAD_FILE)
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from store.errors import StoreError, StoreMismatch
@@ -16,17 +18,20 @@ from store.folder import (
     sync_folder,
     write_synced,
 )
+from store.growth import write_keys
 from store.header import Header
+from store.layout import header_name
 from store.spec import HEADER_FILE
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 
-def create_store(path: StrPath, header: Header) -> None:
-    """Make the folder and its `store.json`, or check that an existing one is of this very configuration.
+def create_store(path: StrPath, header: Header, earlier_keys: Sequence[str] = ()) -> None:
+    """Make the folder and its header, extend a store, or check that one is of this very configuration.
 
-    Of two processes that create at once, one writes the header and the other compares with it.
-    Raises StoreMismatch for another configuration, StoreError if `path` is something else.
+    A header with one extension more than the store's is written beside it, which needs the keys of the rows so far.
+    Of processes that create or extend at once, one writes the header and the others compare with it. Raises
+    StoreMismatch for another configuration, StoreError if `path` is something else.
     """
     folder = Path(path).absolute()
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -40,6 +45,11 @@ def create_store(path: StrPath, header: Header) -> None:
             sync_folder(parent)  # before the header, whose presence says that this was done
         _write_header(folder, header)
     stored = read_header(folder)
+    if len(header.earlier) == len(stored.earlier) + 1:
+        stored.require(header.before(-1), folder)
+        write_keys(folder, header, earlier_keys)
+        _write_header(folder, header)
+        stored = read_header(folder)
     try:
         stored.require(header, folder)
     except StoreMismatch as error:
@@ -48,17 +58,26 @@ def create_store(path: StrPath, header: Header) -> None:
         raise StoreMismatch(f"{error} It holds no shard yet: remove the folder if nobody is at work on it.") from error
 
 
-def read_header(path: StrPath) -> Header:
-    """The header of a store; StoreError if there is none, or none that this version can read."""
-    file = Path(path) / HEADER_FILE
+def read_header(path: StrPath, extensions: int | None = None) -> Header:
+    """The header of a store after its last extension, or after so many of them.
+
+    StoreError if there is none, or none that this version can read.
+    """
+    folder = Path(path)
+    if extensions is None:
+        extensions = next(n for n in count() if not (folder / header_name(n + 1)).exists())
+    file = folder / header_name(extensions)
     try:
-        return Header.from_json(file.read_bytes().decode("utf-8"))
+        header = Header.from_json(file.read_bytes().decode("utf-8"))
+        if len(header.earlier) != extensions:
+            raise StoreError(f"header field earlier: expected {extensions} by the file's name, found {header.earlier}")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise StoreError(f"{path}: not a store: expected {HEADER_FILE} in it; run `tokenmix extract`") from error
+        raise StoreError(f"{path}: not a store: expected {file.name} in it; run `tokenmix extract`") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"{file}: expected UTF-8, found {error}; restore the file from a copy") from error
     except StoreError as error:
         raise StoreError(f"{file}: {error}") from error
+    return header
 
 
 def _require_empty(folder: Path) -> None:
@@ -73,7 +92,7 @@ def _require_empty(folder: Path) -> None:
 
 def _write_header(folder: Path, header: Header) -> None:
     """Linking fails when the name exists, so exactly one of two creators wins."""
-    target = folder / HEADER_FILE
+    target = folder / header_name(len(header.earlier))
     temporary = begin_temporary(target)
     try:
         write_synced(temporary, header.to_json().encode("utf-8"))

@@ -14,7 +14,10 @@ from store.header import Header
 from store.layout import shard_name
 
 StrPath = str | os.PathLike[str]
-_TEMPORARY = re.compile(r"(?P<target>store\.json|(?:head|index)\.h5|shard-\d{5,}\.h5)\.(?P<host>.+)\.(?P<pid>\d+)\.tmp")
+_TEMPORARY = re.compile(
+    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|(?:head|index)\.h5|shard-\d{5,}\.h5)"
+    r"\.(?P<host>.+)\.(?P<pid>\d+)\.tmp"
+)
 # Files of this very process that are being written: in a container every run may have the same pid.
 _open_here: set[Path] = set()
 

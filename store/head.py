@@ -37,7 +37,7 @@ def write_head(path: StrPath, header: Header, head: Head) -> None:
     with h5py.File(buffer, "w", libver=LIBVER) as file:
         for name, array in head._asdict().items():
             file.create_dataset(name, data=np.asarray(array, dtype="<f4"), track_times=False)
-        file.attrs["content_digest"] = np.bytes_(header.content_digest)
+        file.attrs["content_digest"] = np.bytes_(header.digest_of(0))
     temporary = begin_temporary(target)
     try:
         write_synced(temporary, seal(buffer))
@@ -54,7 +54,7 @@ def read_head(path: StrPath, header: Header) -> Head:
         arrays = [np.asarray(file[name][()]) for name in Head._fields if name in file]
     if not is_sealed(file_path):
         raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
-    expected = header.content_digest.encode()
+    expected = header.digest_of(0).encode()
     k = len(arrays[0]) if arrays else 0
     if digest != expected or [a.shape for a in arrays] != [(k, header.depth), (k,)]:
         raise ShardError(

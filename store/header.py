@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -49,6 +49,7 @@ class Header:
     dataset: Mapping[str, Json]
     versions: Mapping[str, str]
     depth: int = 1
+    earlier: tuple[tuple[int, str], ...] = ()  # `rows` and `dataset.digest` before each extension
 
     def __post_init__(self) -> None:
         """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
@@ -66,6 +67,7 @@ class Header:
         _expect_dataset(self.dataset)
         if self.depth != 1 and not has_depth(self.kind):
             raise _fault("depth", f"1 for kind {self.kind}", self.depth)
+        object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
 
     @cached_property
     def content_digest(self) -> str:
@@ -73,10 +75,23 @@ class Header:
         canonical = json.dumps(_content(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Which shard holds which row."""
-        return Layout(self.rows, self.shard_rows)
+        return Layout(self.rows, self.shard_rows, tuple(rows for rows, _ in self.earlier))
+
+    def before(self, extension: int) -> Header:
+        """The header as it was before an extension, of which the first has number 0."""
+        rows, digest = self.earlier[extension]
+        return replace(self, rows=rows, dataset={**self.dataset, "digest": digest}, earlier=self.earlier[:extension])
+
+    def digest_of(self, shard: int) -> str:
+        """The `content_digest` that a shard carries: that of the header under which it was planned."""
+        return self._digests[self.layout.part(shard)]
+
+    @cached_property
+    def _digests(self) -> tuple[str, ...]:
+        return (*(self.before(number).content_digest for number in range(len(self.earlier))), self.content_digest)
 
     @property
     def payload(self) -> tuple[Field, ...]:
@@ -142,7 +157,8 @@ def _file_digest(text: str, digest: object) -> str:
 
 def _document(header: Header) -> dict[str, Any]:
     values = {field.name: getattr(header, field.name) for field in fields(header)}
-    return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values, "grid": list(header.grid)}
+    lists = {"grid": list(header.grid), "earlier": [list(one) for one in header.earlier]}
+    return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values, **lists}
 
 
 def _content(header: Header) -> dict[str, Any]:
@@ -197,6 +213,20 @@ def _expect_dataset(dataset: Mapping[str, Json]) -> None:
     for name, kind in (("root_name", str), ("class_names", list), ("digest", str)):
         if not isinstance(dataset.get(name), kind):
             raise _fault(f"dataset.{name}", f"a {kind.__name__}", dataset.get(name, _ABSENT))
+
+
+def _expect_earlier(value: object, rows: int) -> tuple[tuple[int, str], ...]:
+    pairs = [tuple(one) if isinstance(one, list | tuple) else (one,) for one in _as_list(value)]
+    ends = [_expect_count("earlier", pair[0]) for pair in pairs]
+    if any(len(pair) != 2 or not isinstance(pair[1], str) for pair in pairs) or sorted({*ends, rows}) != [*ends, rows]:
+        raise _fault("earlier", "a list of [rows, digest], rows ascending to below `rows`", value)
+    return tuple((end, pair[1]) for end, pair in zip(ends, pairs, strict=True))
+
+
+def _as_list(value: object) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise _fault("earlier", "a list", value)
+    return value
 
 
 def _fault(name: str, expected: object, found: object, remedy: str = "") -> StoreError:

@@ -13,6 +13,16 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 
+def header_name(extensions: int) -> str:
+    """File name of the header after so many extensions."""
+    return f"store-{extensions}.json" if extensions else "store.json"
+
+
+def keys_name(extensions: int) -> str:
+    """File name of the keys of the rows before the last of so many extensions."""
+    return f"store-{extensions}.keys"
+
+
 def shard_name(shard: int) -> str:
     """File name of a shard."""
     return f"shard-{shard:05d}.h5"

@@ -101,7 +101,7 @@ def attributes(header: Header, shard: int) -> Attributes:
     return {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
-        "content_digest": header.content_digest,
+        "content_digest": header.digest_of(shard),
         "shard": shard,
         "row_start": start,
         "rows": stop - start,

@@ -15,7 +15,8 @@ torch.set_num_threads(1)  # threads do not survive a fork
 TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
 
 
-def extract(images: Path, store: Path, workers: int, begun: Event) -> None:
+def extract(images: Path, store: Path, workers: int, begun: Event, extend: bool = False) -> None:
     """Fill the store, whatever is there; tells `begun` when it begins."""
     begun.set()
-    run_job(list_images(images), store, TEACHER, JobOptions(shard_rows=2, batch_size=2, workers=workers))
+    options = JobOptions(shard_rows=2, batch_size=2, workers=workers, extend=extend)
+    run_job(list_images(images), store, TEACHER, options)

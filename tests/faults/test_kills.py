@@ -23,19 +23,22 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.job"])
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    for row in range(2 * SHARDS):
-        (root / f"{row % 3}").mkdir(exist_ok=True)
-        ramp(40 + row, 50).save(root / f"{row % 3}" / f"{row}.jpg")
-    return root
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    add_images(tmp_path / "images", range(0, 4 * SHARDS, 2))
+    return tmp_path / "images"
 
 
-def start(images: Path, store: Path, workers: int) -> Any:
+def add_images(root: Path, numbers: range) -> None:
+    for number in numbers:
+        (root / f"{number % 3}").mkdir(exist_ok=True, parents=True)
+        ramp(40 + number, 50).save(root / f"{number % 3}" / f"{number}.jpg")
+
+
+def start(images: Path, store: Path, workers: int, *, extend: bool = False) -> Any:
     """An extraction that has just begun."""
     begun = FORKS.Event()
-    child = FORKS.Process(target=extract, args=(images, store, workers, begun))
+    child = FORKS.Process(target=extract, args=(images, store, workers, begun, extend))
     child.start()
     assert begun.wait(60)
     return child
@@ -80,3 +83,24 @@ def test_killed_at_random_instants(kills: int, images: Path, tmp_path: Path) -> 
         shutil.rmtree(tmp_path / "maps")
     print(f"shards that kills left: {sorted(left)}")
     assert left - {0, SHARDS}, "no kill fell into the run"
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_extensions_killed_and_started_at_once(kills: int, images: Path, tmp_path: Path) -> None:
+    """Two workers extend a store at the same time, one is killed, the other goes on, a third comes later."""
+    finish(images, tmp_path / "before", workers=0)
+    add_images(images, range(1, 2 * SHARDS, 2))
+    shutil.copytree(tmp_path / "before", tmp_path / "undisturbed")
+    start(images, tmp_path / "undisturbed", 0, extend=True).join()
+    expected = contents(tmp_path / "undisturbed")
+    assert len(expected) > 1.4 * SHARDS
+    for seed in range(kills):
+        maps = shutil.copytree(tmp_path / "before", tmp_path / f"maps{seed}")
+        children = [start(images, maps, 0, extend=True) for _ in range(2)]
+        time.sleep(random.Random(seed).uniform(0, 0.3))
+        children[0].kill()
+        assert harmful(maps) == [], f"seed {seed}"
+        children[1].join()
+        assert children[1].exitcode == 0
+        finish(images, maps, workers=0)  # without being asked to extend: it is, by now
+        assert contents(maps) == expected, f"seed {seed}"

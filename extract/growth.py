@@ -1,0 +1,99 @@
+"""Images in the order of a store that exists: as they were listed, and those that came later behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from extract.errors import ImagesError
+from extract.images import ImageList
+from store import (
+    HEADER_FILE,
+    Header,
+    StoreMismatch,
+    list_digest,
+    present_shards,
+    read_header,
+    read_keys,
+    stored_labels,
+)
+
+Earlier = tuple[tuple[int, str], ...]
+
+
+def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> tuple[ImageList, Earlier]:
+    """The images in the store's order, and `Header.earlier` for them; with `extend` one entry more for new images.
+
+    Where there is no store, or one of other classes, the images stay as they are. Raises StoreMismatch, with
+    examples, for images that are gone or have another label, and for new ones without `extend`; ImagesError for new
+    ones while shards are missing: until then nobody knows which are new.
+    """
+    if not (store / HEADER_FILE).exists():
+        return images, ()
+    header = read_header(store)
+    if header.dataset["class_names"] != list(images.class_names):
+        return images, header.earlier
+    if header.earlier:
+        images = _put_first(images, read_keys(store, header))
+    if list_digest(images.keys, images.labels) == header.dataset["digest"]:
+        return images, header.earlier
+    labels = stored_labels(store, header)
+    _refuse_lost(store, images, labels)
+    complete = len(present_shards(store, header)) == header.layout.shards
+    if not complete and extend:
+        raise ImagesError(
+            f"{store}: expected a complete store to extend, found {len(labels)} of {header.rows} rows; take the new "
+            "images away, finish it, and extend it then"
+        )
+    if not complete:
+        return images, header.earlier  # perhaps only the order differs: the header's comparison refuses it
+    if not extend:
+        new = [key for key in images.keys if key not in labels]
+        raise StoreMismatch(
+            f"{store}: dataset.digest: stored {header.dataset['digest']}, given {images.header()['digest']}: expected "
+            f"the {header.rows} images of the store, found {len(new)} new ones: {_examples(new)}; add shards for them "
+            "with --extend, or give the stored list"
+        )
+    return _put_first(images, list(labels)), (*header.earlier, (header.rows, str(header.dataset["digest"])))
+
+
+def require_same(store: Path, header: Header) -> None:
+    """Raise StoreMismatch unless `header` is the store's own, or that with one extension more."""
+    stored = read_header(store)
+    grown = len(header.earlier) > len(stored.earlier)
+    stored.require(header.before(-1) if grown else header, store)
+
+
+def _refuse_lost(store: Path, images: ImageList, stored: dict[str, int]) -> None:
+    given = dict(zip(images.keys, images.labels.tolist(), strict=True))
+    gone = [key for key in stored if key not in given]
+    other = [
+        f"{key!r} (stored {label}, given {given[key]})"
+        for key, label in stored.items()
+        if given.get(key, label) != label
+    ]
+    if gone or other:
+        what = [f"{len(gone)} are gone: {_examples(gone)}"] if gone else []
+        what += [f"{len(other)} have another label: {', '.join(other[:3])}"] if other else []
+        raise StoreMismatch(
+            f"{store}: dataset.digest: expected the {len(stored)} images of its shards with their labels, found that "
+            f"{' and '.join(what)}; give the stored list, or another path to start a new store"
+        )
+
+
+def _put_first(images: ImageList, keys: Sequence[str]) -> ImageList:
+    """These keys in this order, and the rest as listed."""
+    place = {key: number for number, key in enumerate(keys)}
+    order = sorted(range(len(images)), key=lambda row: place.get(images.keys[row], len(place)))
+    if order == list(range(len(images))):
+        return images
+    if type(images) is not ImageList:
+        raise ImagesError(f"{images.root}: expected the rows of the store first and new ones behind, found them mixed")
+    return replace(images, keys=[images.keys[row] for row in order], labels=images.labels[np.array(order)])
+
+
+def _examples(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys[:3])) + (", ..." if len(keys) > 3 else "")

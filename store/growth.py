@@ -1,0 +1,56 @@
+"""What a store remembers of its images, so that it can grow: which keys it has, and in which order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from store.errors import StoreError
+from store.folder import (
+    StrPath,
+    begin_temporary,
+    complete_temporary,
+    end_temporary,
+    present_shards,
+    write_synced,
+)
+from store.header import Header
+from store.layout import keys_name, shard_name
+from store.seal import SEAL_NBYTES, is_sealed, seal
+from store.shard import open_shard
+
+
+def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:
+    """Write the keys of the rows before the last extension, each followed by NUL; StoreError for a wrong number."""
+    rows = header.earlier[-1][0]
+    if len(keys) != rows:
+        raise StoreError(f"{path}: expected the keys of {rows} rows to extend it, found {len(keys)}")
+    buffer = io.BytesIO()
+    buffer.write(b"".join(key.encode("utf-8") + b"\0" for key in keys))
+    target = Path(path) / keys_name(len(header.earlier))
+    temporary = begin_temporary(target)
+    try:
+        write_synced(temporary, seal(buffer))
+        complete_temporary(temporary, target)
+    finally:
+        end_temporary(temporary)
+
+
+def read_keys(path: StrPath, header: Header) -> list[str]:
+    """The keys of the rows before the last extension; StoreError for a file that is missing or was changed."""
+    file = Path(path) / keys_name(len(header.earlier))
+    if not (file.is_file() and is_sealed(file)):
+        raise StoreError(f"{file}: expected the keys of {header.earlier[-1][0]} rows, found no such file, or a changed "
+                         "one; restore it from a copy")  # fmt: skip
+    return file.read_bytes()[:-SEAL_NBYTES].decode("utf-8").split("\0")[:-1]
+
+
+def stored_labels(path: StrPath, header: Header) -> dict[str, int]:
+    """Key -> label of every row whose shard is there, in order; ShardError for a torn or foreign one."""
+    labels: dict[str, int] = {}
+    for shard in present_shards(path, header):
+        with open_shard(Path(path) / shard_name(shard), header, shard, ["key", "label"]) as file:
+            keys = [key.decode("utf-8") for key in file["key"][()].tolist()]
+            labels.update(zip(keys, file["label"][()].tolist(), strict=True))
+    return labels
