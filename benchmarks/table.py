@@ -59,6 +59,13 @@ FIGURES = (
            ("copies of the maps that 8 ranks hold",), "{:.2f}"),
     Figure("importing published `.pt` maps, images per second and core", "convert",
            ("today's", "imported_per_core_second"), "{}"),
+    Figure("what `--amp bf16` adds to the error of a score, absolute", "precision",
+           ("teachers", "trained", "bf16", "logit", "score", "mean"), "{:.4f}"),
+    Figure("the whole job over the bare forward pass, ResNet-101 on a CPU", "extract",
+           ("cases", "heavy", "job_by_forward"), "{:.2f}"),
+    Figure("the job's CPU time over that of decoding and teacher alone, light teacher", "extract",
+           ("cases", "light", "cpu_of_job_by_its_parts"), "{:.2f}"),
+    Figure("growth of the job's memory over 20,000 images, MB", "memory", ("growth_mb",), "{:.1f}"),
     Figure("timm's 95 modules with classifiers: those with an exact teacher", "teachers", ("exact",), "{}"),
 )  # fmt: skip
 
