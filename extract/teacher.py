@@ -166,6 +166,8 @@ class Teacher:
         spec, size = self.spec, self.preprocessing.input_size
         self._route: Route | None = None
         if spec.kind == "cam":
+            if spec.compile:
+                raise TeacherError("--compile: expected another kind than cam, whose pass back it leaves as it is")
             return CamKind(self.model, spec.cam_stage, size, self._forward)
         self._route = find_route(self.model, size, spec)
         if spec.kind == "features" and self._route.form != "affine":
@@ -178,13 +180,22 @@ class Teacher:
         if spec.kind == "topk" and spec.top_k > self.num_classes:
             raise TeacherError(f"--top-k {spec.top_k}: expected at most the teacher's {self.num_classes} classes")
         if spec.compile:
-            if not isinstance(self._route.source, HeadSource):
-                raise TeacherError(
-                    f"--compile: expected tokens from forward_features, found {self._route}; leave it out"
-                )
-            model: Any = self.model
-            model.forward_features = torch.compile(model.forward_features)
+            self._compile(self._route)
         return TokenKind(spec.kind, self._route, self._tokens, spec.top_k)
+
+    def _compile(self, route: Route) -> None:
+        """Compile what gives the tokens; a first try on next to nothing tells whether there is a compiler."""
+        if not isinstance(route.source, HeadSource):
+            raise TeacherError(f"--compile: expected tokens from forward_features, found {route}; leave it out")
+        try:
+            torch.compile(torch.sin)(torch.ones(2, device=self.spec.device))
+        except Exception as error:
+            reason = first_line(error.__cause__ or error)
+            raise TeacherError(
+                f"--compile: expected a compiler that torch can use, found {reason}; install one, or leave it out"
+            ) from error
+        model: Any = self.model
+        model.forward_features = torch.compile(model.forward_features)
 
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
         assert self._route is not None

@@ -30,6 +30,12 @@ def load_checkpoint(model: torch.nn.Module, path: Path) -> None:
             f"--checkpoint {path}: does not fit the model: {'; '.join(problems)}. "
             "Check --teacher, --num-classes and --model-arg against the training run"
         )
+    broken = [name for name, tensor in given.items() if tensor.isnan().any()]
+    if broken:
+        raise TeacherError(
+            f"--checkpoint {path}: expected numbers, found NaN in {len(broken)} tensors, {broken[0]} first; "
+            "the training run has diverged, take an earlier checkpoint"
+        )
     model.load_state_dict(given)
 
 

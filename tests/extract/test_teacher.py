@@ -149,6 +149,16 @@ def test_checkpoint_of_another_shape(tmp_path: Path) -> None:
     refuse("missing .*not in the model", "test_nfnet", **checkpoint(weights))
 
 
+def test_checkpoint_of_a_run_that_diverged(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=10).state_dict()
+    state["layer1.0.bn1.running_var"][3] = float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    refuse(
+        "found NaN in 1 tensors, layer1.0.bn1.running_var first",
+        **checkpoint(tmp_path / "w.safetensors", num_classes=10),
+    )
+
+
 def test_pth_of_a_training_run_is_read(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=10)
     torch.save(
