@@ -116,25 +116,53 @@ def test_stop_drops_the_shard_in_flight_and_resume_completes(
     assert shard_bytes(tmp_path / "maps") == shard_bytes(tmp_path / "alone")
 
 
+OTHER_INPUT = {"input_size": (96, 96)}
+
+
 @pytest.mark.parametrize(
-    ("field", "spec", "options"),
+    ("field", "change", "options"),
     [
-        ("preprocessing.crop_mode", replace(SPEC, crop_mode="squash"), {}),
-        ("teacher.digest", replace(SPEC, random_weights=1), {}),
-        ("grid", replace(SPEC, input_size=(96, 96)), {}),
-        ("shard_rows", SPEC, {"shard_rows": 6}),
-        ("dtype", SPEC, {"dtype": "float32"}),
-        ("teacher.amp", replace(SPEC, amp="bf16"), {}),
+        ("teacher.name: stored 'test_resnet', given 'test_efficientnet'", {"name": "test_efficientnet"}, {}),
+        ("teacher.digest: stored '[0-9a-f]{32}', given '[0-9a-f]{32}'", {"random_weights": 1}, {}),
+        ("teacher.amp: stored 'none', given 'bf16'", {"amp": "bf16"}, {}),
+        ("teacher.flip_average: stored False, given True", {"flip_average": True}, {}),
+        ("teacher.model_args.output_stride: stored '.absent.', given 8", {"model_args": {"output_stride": 8}}, {}),
+        (r"preprocessing.input_size: stored \[64, 64\], given \[96, 96\]", OTHER_INPUT, {}),
+        (r"grid: stored \[2, 2\], given \[3, 3\]", OTHER_INPUT, {}),
+        ("preprocessing.crop_mode: stored 'center', given 'squash'", {"crop_mode": "squash"}, {}),
+        ("preprocessing.crop_pct: stored 0.95, given 0.5", {"crop_pct": 0.5}, {}),
+        ("kind: stored 'label', given 'topk'", {"kind": "topk", "top_k": 2}, {}),
+        ("depth: stored 1, given 2", {"kind": "topk", "top_k": 2}, {}),
+        ("dtype: stored 'float16', given 'float32'", {}, {"dtype": "float32"}),
+        ("dtype: stored 'float16', given 'uint8'", {}, {"dtype": "uint8"}),
+        ("shard_rows: stored 5, given 6", {}, {"shard_rows": 6}),
     ],
 )
 def test_another_configuration_is_refused(
-    field: str, spec: TeacherSpec, options: dict[str, Any], images: ImageList, teacher: Teacher, tmp_path: Path
+    field: str, change: dict[str, Any], options: dict[str, Any], images: ImageList, teacher: Teacher, tmp_path: Path
 ) -> None:
     run(images, tmp_path / "maps", teacher)
     before = shard_bytes(tmp_path / "maps")
-    with pytest.raises(StoreMismatch, match=field):
-        run(images, tmp_path / "maps", Teacher(spec), **options)
+    with pytest.raises(StoreMismatch, match=f"\n  {field}"):
+        run(images, tmp_path / "maps", Teacher(replace(SPEC, **change)), **options)
     assert shard_bytes(tmp_path / "maps") == before
+
+
+def test_another_batch_size_and_number_of_workers_resume(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+    """Bytes are those of one batch size; another rounds the teacher's sums otherwise."""
+    run(images, tmp_path / "alone", teacher)
+    run(images, tmp_path / "maps", teacher)
+    for shard in (0, 2, 3):
+        (tmp_path / "maps" / f"shard-{shard:05d}.h5").unlink()
+    assert run(images, tmp_path / "maps", teacher, batch_size=3, workers=2, worker=Worker(2, 3)).complete
+    assert verify(tmp_path / "maps").ok
+    alone, maps = MapStore(tmp_path / "alone"), MapStore(tmp_path / "maps")
+    assert list(maps.keys) == list(alone.keys)
+    for column in ("labels", "predictions", "sizes", "statuses"):
+        np.testing.assert_array_equal(getattr(maps, column), getattr(alone, column))
+    np.testing.assert_array_equal(maps.views(range(18)), alone.views(range(18)))
+    exact = alone.read(range(18)).astype(np.float32)
+    np.testing.assert_allclose(maps.read(range(18)), exact, atol=2**-10 * float(np.abs(exact).max()))
 
 
 def test_an_empty_store_of_another_configuration_says_so(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
