@@ -1,21 +1,47 @@
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.loader.conftest import StoreMaker, keys_and_labels
-from tokenmix_loader.bench import bench
+from tokenmix_loader.bench import bench, forget
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_costs_are_of_the_right_size(images: Path, make_store: StoreMaker, workers: int) -> None:
-    report = bench(images, make_store(keys_and_labels(images)), samples=24, batch=8, workers=workers, rounds=1)
+def test_costs_are_of_the_right_size(images: Path, make_store: StoreMaker, tmp_path: Path, workers: int) -> None:
+    make_store(keys_and_labels(images))
+    report = bench(images, *tmp_path.iterdir(), samples=24, batch=8, workers=workers, rounds=1)
     assert report.images == 30
-    for cost in (report.without_maps, report.with_maps):
+    for cost in report[1:]:
         assert 0.1 < cost.cpu_ms < 1000
         assert 0.1 < cost.wall_ms < 1000
-    assert report.epoch_s == pytest.approx([0.03 * cost.wall_ms for cost in (report.without_maps, report.with_maps)])
+    assert report.epoch_s == pytest.approx([0.03 * cost.wall_ms for cost in report[1:]])
 
 
-def test_fewer_images_than_a_batch(images: Path, make_store: StoreMaker) -> None:
-    report = bench(images, make_store(keys_and_labels(images)), batch=64, workers=0, rounds=1)
+def test_fewer_images_than_a_batch(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    make_store(keys_and_labels(images))
+    report = bench(images, *tmp_path.iterdir(), batch=64, workers=0, rounds=1)
     assert report.images == 30
+
+
+def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    fincore = shutil.which("fincore")
+    if fincore is None:
+        pytest.skip("needs util-linux's fincore")
+    make_store(keys_and_labels(images))
+    (folder,) = tmp_path.iterdir()
+    shards = sorted(folder.glob("*.h5"))
+    for shard in shards:
+        with open(shard, "rb") as file:
+            file.read()
+            os.fsync(file.fileno())
+
+    def in_memory() -> int:
+        done = subprocess.run([fincore, "-bno", "RES", *shards], capture_output=True, text=True, check=True)
+        return sum(map(int, done.stdout.split()))
+
+    assert in_memory() > 0
+    forget(folder)
+    assert in_memory() == 0

@@ -130,7 +130,7 @@ def test_tensors_have_the_affines_of_images() -> None:
         for first in ([], [v2.ToImage()]):
             seed_all(seed)
             found.append(trace(v2.Compose([*first, *steps]))(ramps())[1])
-        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(found[0], found[1])
         assert not np.array_equal(found[0], np.eye(3)[:2])
 
 
