@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+torch.set_num_threads(1)  # several measure the machine, and wait for each other where it is busy
 
 MakeFolder = Callable[..., Path]
 

@@ -141,20 +141,20 @@ OTHER_INPUT = {"input_size": (96, 96)}
 def test_another_configuration_is_refused(
     field: str, change: dict[str, Any], options: dict[str, Any], images: ImageList, teacher: Teacher, tmp_path: Path
 ) -> None:
-    run(images, tmp_path / "maps", teacher)
-    before = shard_bytes(tmp_path / "maps")
+    run(images, tmp_path / "maps", teacher, stop=lambda: True)  # leaves a header
+    (tmp_path / "maps" / "shard-00000.h5").write_bytes(b"not to be touched")
     with pytest.raises(StoreMismatch, match=f"\n  {field}"):
-        run(images, tmp_path / "maps", Teacher(replace(SPEC, **change)), **options)
-    assert shard_bytes(tmp_path / "maps") == before
+        run(images, tmp_path / "maps", Teacher(replace(SPEC, **change)) if change else teacher, **options)
+    assert shard_bytes(tmp_path / "maps") == {"shard-00000.h5": b"not to be touched"}
 
 
 def test_another_batch_size_and_number_of_workers_resume(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
     """Bytes are those of one batch size; another rounds the teacher's sums otherwise."""
     run(images, tmp_path / "alone", teacher)
     run(images, tmp_path / "maps", teacher)
-    for shard in (0, 2, 3):
+    for shard in (1, 3):
         (tmp_path / "maps" / f"shard-{shard:05d}.h5").unlink()
-    assert run(images, tmp_path / "maps", teacher, batch_size=3, workers=2, worker=Worker(2, 3)).complete
+    assert run(images, tmp_path / "maps", teacher, batch_size=3, workers=2, worker=Worker(1, 2)).complete
     assert verify(tmp_path / "maps").ok
     alone, maps = MapStore(tmp_path / "alone"), MapStore(tmp_path / "maps")
     assert list(maps.keys) == list(alone.keys)
