@@ -103,6 +103,8 @@ def choose_route(model: torch.nn.Module, input_size: tuple[int, int], *, class_t
     """
     images = probe_images(input_size, flat=False)
     direct = model(images[:2])
+    if not direct.any():
+        return Refusal(3, "logits that tell something", "only zeros: its head has no weights yet")
     refusals = [Refusal(0, "features [B, C, h, w], [B, h, w, C] or [B, tokens, C] before the pooling", "none")]
     for source in _sources(model, images, class_token):
         verdict = _try_source(source, images, direct)
@@ -161,7 +163,7 @@ def _form_of(
 
 
 def _error(logits: torch.Tensor, direct: torch.Tensor) -> float:
-    """Of the largest logit; infinite where there is nothing to compare, as with a head that is still all zero."""
-    if logits.shape != direct.shape or not direct.any():
+    """Of the largest logit; infinite where the shapes differ."""
+    if logits.shape != direct.shape:
         return float("inf")
     return float((logits - direct).abs().max() / direct.abs().max())

@@ -173,7 +173,7 @@ class Teacher:
         if spec.kind == "features" and self._route.form != "affine":
             raise TeacherError(
                 f"--kind features: expected a head that is affine after average pooling, found {self._route}; "
-                "use --kind label or topk"
+                "use --kind label"
             )
         if spec.kind == "topk" and self._route.form == "gradient":
             raise TeacherError(f"--kind topk: expected a head on single tokens, found {self._route}; use --kind label")
