@@ -18,16 +18,23 @@ SIZE = (500, 375)  # ImageNet's most frequent one, width x height
 QUALITY = 95
 
 
-def write_photographs(folder: Path, count: int, classes: int = 10, size: tuple[int, int] = SIZE) -> list[Path]:
-    """`count` JPEGs of random crops, mirrored at random, in class folders `0` ...; always the same ones."""
+def write_photographs(
+    folder: Path, count: int, classes: int = 10, size: tuple[int, int] = SIZE, different: int = 200
+) -> list[Path]:
+    """`count` JPEGs of random crops, mirrored at random, in class folders `0` ...; always the same ones.
+
+    Only the first `different` are drawn, the others are links to them.
+    """
     rng = np.random.default_rng(0)
     photographs = [Image.open(path).convert("RGB") for path in _paths()]
-    written = []
+    written: list[Path] = []
     for i in range(count):
-        image = _crop(rng, photographs[i % len(photographs)], size)
         path = folder / f"{i % classes}" / f"{i:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=QUALITY)
+        if i < different:
+            _crop(rng, photographs[i % len(photographs)], size).save(path, quality=QUALITY)
+        else:
+            path.hardlink_to(written[i % different])
         written.append(path)
     return written
 
