@@ -50,7 +50,9 @@ def verify(
         problems = [str(problem) for problem in report.problems]
         if images is not None:
             problems += _compare_images(store, images, class_map)
-        if images is not None and deep and not problems:
+        if images is not None and deep and problems:
+            done.append("--deep was left out: it needs a sound store and the images that it was made of")
+        elif images is not None and deep:
             problems += _compare_maps(store, images, class_map, deep, **teacher)
         for line in (*problems, *done):
             click.echo(line)

@@ -17,7 +17,7 @@ from store.header import Header
 from store.layout import header_name, keys_name, shard_name
 from store.rows import ListDigest, Table, row_digests, row_faults
 from store.seal import is_sealed
-from store.shard import open_shard, read_table
+from store.shard import open_hdf5, open_shard, read_table
 from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK
 
 
@@ -59,7 +59,8 @@ def verify(path: StrPath) -> VerifyReport:
     """
     folder = Path(path)
     header = read_header(folder)
-    problems = _foreign_files(folder, header) + _head_problems(folder, header) + _growth_problems(folder, header)
+    problems = _foreign_files(folder, header) + _head_problems(folder, header)
+    problems += _index_problems(folder, header) + _growth_problems(folder, header)
     listed: ListDigest | None = ListDigest()
     unreadable = 0
     for shard in range(header.layout.shards):
@@ -131,6 +132,20 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
     except Exception as error:  # as for shards
         return [Problem(None, None, None, f"{HEAD_FILE}: cannot be read: {type(error).__name__}: {error}")]
     return []
+
+
+def _index_problems(folder: Path, header: Header) -> list[Problem]:
+    """Of the index, where there is one: whole, and made of the store as it is."""
+    file = folder / INDEX_FILE
+    if not file.is_file():
+        return []
+    try:
+        with open_hdf5(file) as index:
+            same = is_sealed(file) and index.attrs.get("content_digest") == header.content_digest.encode()
+    except Exception:  # as for shards
+        same = False
+    message = f"{INDEX_FILE}: was changed, or made before an extension; run `tokenmix index` again"
+    return [] if same else [Problem(None, None, None, message)]
 
 
 def _growth_problems(folder: Path, header: Header) -> list[Problem]:

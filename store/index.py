@@ -12,6 +12,7 @@ import numpy as np
 from store.create import read_header
 from store.folder import StrPath, begin_temporary, complete_files, complete_temporary, end_temporary, write_synced
 from store.header import Header
+from store.seal import seal
 from store.shard import open_shard
 from store.spec import FORMAT_NAME, INDEX_FILE, LIBVER, TEXTS
 
@@ -36,7 +37,7 @@ def write_index(path: StrPath) -> Path:
     target = folder / INDEX_FILE
     temporary = begin_temporary(target)
     try:
-        write_synced(temporary, buffer.getbuffer())
+        write_synced(temporary, seal(buffer))
         complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)

@@ -123,8 +123,9 @@ def test_the_command(images: ImageList, checkpoint: Path, tmp_path: Path) -> Non
     raw = bytearray((tmp_path / "maps" / "shard-00001.h5").read_bytes())
     raw[-1] ^= 1
     (tmp_path / "maps" / "shard-00001.h5").write_bytes(raw)
-    status, said = verify("--repair")
+    status, said = verify("--repair", *deep)
     assert status == 1
     assert "shard-00001.h5: damaged, removed" in said
+    assert "--deep was left out" in said
     extract(images, tmp_path / "maps")
     assert verify()[0] == 0

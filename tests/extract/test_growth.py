@@ -16,7 +16,7 @@ from extract.job import JobOptions, Report, run_job
 from extract.plan import missing_shards
 from extract.status import read_status
 from extract.teacher import Teacher, TeacherSpec
-from store import MapStore, StoreMismatch, read_header, repair, verify
+from store import MapStore, StoreMismatch, read_header, repair, verify, write_index
 from tests.extract.conftest import MakeFolder
 from tokenmix_loader import MapDataset
 
@@ -68,10 +68,15 @@ NEW = ["cat/3.jpg", "cat/7.jpg", "dog/0.jpg", "dog/3.jpg", "dog/6.jpg"]
 
 def test_new_images_get_shards_of_their_own(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
     before, old_keys = shards(maps), list(MapStore(maps).keys)
+    write_index(maps)
     add(NEW)
     report = run(root, maps, teacher, extend=True)
     assert (report.shards_written, report.progress.done) == (2, 5)
     assert before.items() <= shards(maps).items()
+    assert [str(p) for p in verify(maps).problems] == [
+        "index.h5: was changed, or made before an extension; run `tokenmix index` again"
+    ]
+    write_index(maps)
     store = MapStore(maps)
     assert list(store.keys) == [*old_keys, *NEW]
     assert verify(maps).problems == ()

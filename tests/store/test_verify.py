@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from store import Header, Problem, RowBatch, StoreError, read_header, verify
+from store import Header, Problem, RowBatch, StoreError, read_header, verify, write_index
 from store.check import check_shard
 from tests.store.conftest import make_rows, write_shard, write_store
 
@@ -167,6 +167,16 @@ def test_one_rule_broken(maps: Path, damage: Callable[[Path], object], shard: in
     damage(maps)
     found = [problem for problem in problems(maps) if re.search(message, str(problem))]
     assert [problem.shard for problem in found] == [shard]
+
+
+def test_a_changed_index(maps: Path) -> None:
+    sound = write_index(maps).read_bytes()
+    assert problems(maps) == []
+    for at in (0, len(sound) // 2, len(sound) - 1):
+        raw = bytearray(sound)
+        raw[at] ^= 1
+        (maps / "index.h5").write_bytes(raw)
+        assert [str(problem)[:22] for problem in problems(maps)] == ["index.h5: was changed,"]
 
 
 def test_all_problems_are_listed(maps: Path) -> None:
