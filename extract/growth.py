@@ -14,7 +14,6 @@ from store import (
     HEADER_FILE,
     Header,
     StoreMismatch,
-    list_digest,
     present_shards,
     read_header,
     read_keys,
@@ -38,7 +37,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
         return images, header.earlier
     if header.earlier:
         images = _put_first(images, read_keys(store, header))
-    if list_digest(images.keys, images.labels) == header.dataset["digest"]:
+    if images.digest == header.dataset["digest"]:
         return images, header.earlier
     labels = stored_labels(store, header)
     _refuse_lost(store, images, labels)
@@ -53,7 +52,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     if not extend:
         new = [key for key in images.keys if key not in labels]
         raise StoreMismatch(
-            f"{store}: dataset.digest: stored {header.dataset['digest']}, given {images.header()['digest']}: expected "
+            f"{store}: dataset.digest: stored {header.dataset['digest']}, given {images.digest}: expected "
             f"the {header.rows} images of the store, found {len(new)} new ones: {_examples(new)}; add shards for them "
             "with --extend, or give the stored list"
         )

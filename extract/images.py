@@ -12,6 +12,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,8 +54,13 @@ class ImageList:
         return {
             "root_name": self.root.resolve().name,
             "class_names": list(self.class_names),
-            "digest": list_digest(self.keys, self.labels),
+            "digest": self.digest,
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the ordered list of (key, label)."""
+        return list_digest(self.keys, self.labels)
 
 
 def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageList:
