@@ -98,7 +98,7 @@ def installed() -> tuple[dict[str, Decode], dict[str, str]]:
 
 
 def torchvision_() -> Decode:
-    """`decode_jpeg`, on the CPU."""
+    """`decode_jpeg`, on the CPU; deprecated since torchvision 0.29."""
     tvio: Any = importlib.import_module("torchvision.io")
 
     def decode(data: bytes) -> Pixels:
