@@ -61,15 +61,18 @@ class MapStore:
     it is opened, `checked`: row -> key and label; of all rows by `verify`.
     """
 
-    def __init__(self, path: StrPath, *, preload: bool = False, check: bool = True) -> None:
+    def __init__(
+        self, path: StrPath, *, preload: bool = False, check: bool = True, extensions: int | None = None
+    ) -> None:
         """Open every shard; `preload` reads them all once, in order, which is quicker than row by row.
 
+        `extensions`: as the store was after so many of them, also while the next is under way; None: after all.
         Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
         `check` is off, for one of which rows were changed, shuffled or swapped.
         """
         self._folder = Path(path).absolute()
         self._preload = preload
-        self.header: Header = read_header(self._folder)
+        self.header: Header = read_header(self._folder, extensions)
         self._files = complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
@@ -104,8 +107,9 @@ class MapStore:
         return f"MapStore({str(self._folder)!r}: {len(self)} x {self.kind} {self.grid})"
 
     def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
-        """As a path: a mapping would pickle by value."""
-        return partial(MapStore, preload=self._preload, check=False), (str(self._folder),)
+        """As a path, for a mapping would pickle by value; and as the store was when it was opened."""
+        again = partial(MapStore, preload=self._preload, check=False, extensions=len(self.header.earlier))
+        return again, (str(self._folder),)
 
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.

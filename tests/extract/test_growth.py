@@ -1,6 +1,7 @@
 """Images that came later get shards of their own: old shards stay, rows join by key, and nothing else is let in."""
 
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from extract.job import JobOptions, Report, run_job
 from extract.plan import missing_shards
 from extract.status import read_status
 from extract.teacher import Teacher, TeacherSpec
-from store import MapStore, StoreMismatch, read_header, repair, verify, write_index
+from store import MapStore, ShardError, StoreError, StoreMismatch, read_header, repair, verify, write_index
 from tests.extract.conftest import MakeFolder
 from tokenmix_loader import MapDataset
 
@@ -96,6 +97,21 @@ def test_the_loader_joins_by_key(root: Path, maps: Path, teacher: Teacher, add: 
     keys = MapStore(maps).keys
     found = [keys[int(dataset[index][1].row)] for index in range(9)]
     assert found == [Path(path).relative_to(root).as_posix() for path, _ in ImageFolder(str(root)).samples]
+
+
+def test_a_training_goes_on_meanwhile(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+    """Its workers, should they start now, see the store that it has opened."""
+    opened = MapStore(maps)
+    add(NEW)
+    run(root, maps, teacher, extend=True)
+    (maps / "shard-00003.h5").unlink()  # as if it were not there yet
+    with pytest.raises(ShardError, match="expected 4 shards, found 3; 1 missing: 3"):
+        MapStore(maps)
+    for again in (pickle.loads(pickle.dumps(opened)), MapStore(maps, extensions=0)):
+        assert list(again.keys) == list(opened.keys)
+        np.testing.assert_array_equal(again.read(range(4)), opened.read(range(4)))
+    with pytest.raises(StoreError, match=r"not a store: expected store-2\.json"):
+        MapStore(maps, extensions=2)
 
 
 def test_again_and_again(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
