@@ -14,7 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from extract.shard_queue import outlast
-from store import Head, Problem, ShardWriter, StoreError, create_store, discard_leftovers, present_shards, verify
+from store import (
+    Head,
+    Header,
+    Problem,
+    ShardWriter,
+    StoreError,
+    create_store,
+    discard_leftovers,
+    list_digest,
+    present_shards,
+    verify,
+)
 from store import write_head as put_head
 from tests.store.conftest import make_header, make_rows, part
 
@@ -23,18 +34,28 @@ REFUSED, CRASHED = 1, 3  # exit statuses of the child: an error for the user, an
 
 ROWS = make_rows(5, (2, 2))
 BATCH = replace(ROWS, payload={"features": np.repeat(ROWS.payload["label_logit"][:, None], 3, axis=1)})
-HEADER = make_header(BATCH, 3, kind="features", depth=3)
+EARLIER = make_header(part(BATCH, 0, 3), 3, kind="features", depth=3)
+HEADER = replace(
+    make_header(BATCH, 3, kind="features", depth=3), earlier=((3, list_digest(BATCH.key[:3], BATCH.label[:3])),)
+)
 HEAD = Head(np.ones((1, 3), np.float32), np.zeros(1, np.float32))
 
 
 def write_store(path: Path) -> None:
+    """A store of one shard, extended by another; whatever is there is kept."""
+    if not (path / "store-1.json").exists():
+        _fill(path, EARLIER, ())
+    _fill(path, HEADER, BATCH.key[:3])
+
+
+def _fill(path: Path, header: Header, earlier_keys: Sequence[str]) -> None:
     """What a worker does with a store, begun or not: header, head, what the dead left, every missing shard."""
-    create_store(path, HEADER)
-    put_head(path, HEADER, HEAD)
+    create_store(path, header, earlier_keys)
+    put_head(path, header, HEAD)
     discard_leftovers(path)
-    for shard in sorted({0, 1} - set(present_shards(path, HEADER))):
-        with outlast(lambda shard=shard: ShardWriter(path, HEADER, shard)) as writer:  # type: ignore[misc]
-            writer.append(part(BATCH, *HEADER.layout.bounds(shard)))
+    for shard in sorted(set(range(header.layout.shards)) - set(present_shards(path, header))):
+        with outlast(lambda shard=shard: ShardWriter(path, header, shard)) as writer:  # type: ignore[misc]
+            writer.append(part(BATCH, *header.layout.bounds(shard)))
             writer.beat({"done": 3})
             outlast(writer.publish)
 
