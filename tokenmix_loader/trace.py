@@ -20,6 +20,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import v2
 
 from tokenmix_loader.affine import FLIP_X, FLIP_Y, Affine, crop_of, size_of
+from tokenmix_loader.albumentation import MOVES, is_albumentations, spy_on_albumentations, unknown_transforms
 from tokenmix_loader.augment import POLICIES, unknown_operations
 from tokenmix_loader.spy import follow, note, spy_on
 from tokenmix_loader.torchvision_v2 import V2_PIXEL_ONLY, V2_SPIES, V2_WHOLE
@@ -81,12 +82,13 @@ class TracedTransform:
 
 
 def trace(transform: Transform) -> TracedTransform:
-    """Wrap a transform of timm or torchvision (v1 or v2); the object itself stays as it is and stays in use.
+    """Wrap a transform of timm, torchvision (v1 or v2) or Albumentations, which stays as it is and stays in use.
 
     Known are everything that timm's create_transform makes for training except AugMix, and of torchvision
     Compose, Resize, CenterCrop, RandomResizedCrop, flips, RandomRotation, RandomAffine, RandAugment,
     TrivialAugmentWide, AutoAugment and steps that change pixels where they are (`PIXEL_ONLY`, also within
-    RandomApply). Where timm asks Pillow to posterize to 0 bits, which would raise, 1 bit is kept.
+    RandomApply). Of Albumentations: Compose of image-only transforms and of `albumentation.MOVES`; it gets an array,
+    as it wants. Where timm asks Pillow to posterize to 0 bits, which would raise, 1 bit is kept.
 
     Raises UntraceableTransform naming any other step.
     """
@@ -101,6 +103,14 @@ def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
 
 
 def _spy(step: Any, path: str) -> Transform:
+    if is_albumentations(step):
+        unknown = next(unknown_transforms(step, path), None)
+        if unknown is None:
+            return spy_on_albumentations(step)
+        raise UntraceableTransform(
+            f"{unknown}: expected a transform whose geometry can be recorded, in a Compose with p=1; leave it out or "
+            f"use image-only ones and {', '.join(MOVES)}"
+        )
     if _is_pixel_only(step):
         return step  # type: ignore[no-any-return]
     # By exact type: a subclass may do anything.
