@@ -43,12 +43,12 @@ def create_store(path: StrPath, header: Header, earlier_keys: Sequence[str] = ()
         _require_empty(folder)
         for parent in {folder.parent, *(made.parent for made in missing)}:
             sync_folder(parent)  # before the header, whose presence says that this was done
-        _write_header(folder, header)
+        write_header(folder, header)
     stored = read_header(folder)
     if len(header.earlier) == len(stored.earlier) + 1:
         stored.require(header.before(-1), folder)
         write_keys(folder, header, earlier_keys)
-        _write_header(folder, header)
+        write_header(folder, header)
         stored = read_header(folder)
     try:
         stored.require(header, folder)
@@ -67,6 +67,8 @@ def read_header(path: StrPath, extensions: int | None = None) -> Header:
     if extensions is None:
         extensions = next(n for n in count() if not (folder / header_name(n + 1)).exists())
     file = folder / header_name(extensions)
+    if file.exists() and not file.is_file():
+        raise StoreError(f"{file}: expected a file, found something else; restore it from a copy")
     try:
         header = Header.from_json(file.read_bytes().decode("utf-8"))
         if len(header.earlier) != extensions:
@@ -90,8 +92,8 @@ def _require_empty(folder: Path) -> None:
         )
 
 
-def _write_header(folder: Path, header: Header) -> None:
-    """Linking fails when the name exists, so exactly one of two creators wins."""
+def write_header(folder: Path, header: Header) -> None:
+    """Put the header in its place unless one is there: linking then fails, so exactly one of two creators wins."""
     target = folder / header_name(len(header.earlier))
     temporary = begin_temporary(target)
     try:

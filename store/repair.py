@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from store.check import VerifyReport, check_shard, verify
 from store.claims import list_shards
-from store.create import read_header
+from store.create import read_header, write_header
 from store.errors import StoreError
 from store.folder import StrPath, discard_leftovers, sync_folder
+from store.growth import read_keys, stored_labels, write_keys
 from store.header import Header
-from store.layout import shard_name
+from store.layout import header_name, keys_name, shard_name
+from store.rows import list_digest
 from store.seal import is_sealed
 from store.spec import HEAD_FILE
 
@@ -23,8 +26,9 @@ def repair(path: StrPath) -> tuple[VerifyReport, list[str]]:
 
     A damaged shard or head is removed, and so is what a dead writer of this machine left. A whole file in the place
     of another shard, perhaps the only copy, gets another name. Sound shards, the header and files of other names
-    stay. Raises StoreError where there is no readable header, or where somebody is
-    at work.
+    stay; lost headers and keys from before an extension are written again.
+
+    Raises StoreError where there is no readable header, or where somebody is at work.
     """
     folder = Path(path)
     header = read_header(folder)
@@ -39,7 +43,33 @@ def repair(path: StrPath) -> tuple[VerifyReport, list[str]]:
     if any(problem.message.startswith(HEAD_FILE) for problem in report.problems) and (folder / HEAD_FILE).exists():
         done.append(_take_away(folder / HEAD_FILE))
     sync_folder(folder)
-    return report, done
+    return report, done + _restore(folder, header)
+
+
+def _restore(folder: Path, header: Header) -> list[str]:
+    """Write again what an extension keeps of the store before it, where it is lost and the rest tells it."""
+    done = []
+    for number in range(len(header.earlier)):
+        before = header.before(number)
+        if not _is_sound(lambda before=before: read_header(folder, len(before.earlier))):  # type: ignore[misc]
+            (folder / header_name(number)).unlink(missing_ok=True)
+            write_header(folder, before)
+            done.append(f"{header_name(number)}: written again")
+    if header.earlier and not _is_sound(lambda: read_keys(folder, header)):
+        labels = list(stored_labels(folder, header).items())[: header.earlier[-1][0]]
+        keys = [key for key, _ in labels]
+        if list_digest(keys, [label for _, label in labels]) == header.earlier[-1][1]:
+            write_keys(folder, header, keys)
+            done.append(f"{keys_name(len(header.earlier))}: written again")
+    return done
+
+
+def _is_sound(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except StoreError:
+        return False
+    return True
 
 
 def _take_away(file: Path) -> str:

@@ -205,7 +205,8 @@ def test_kept_from_before_is_checked_too(root: Path, maps: Path, teacher: Teache
             assert [name in str(problem) for problem in verify(maps).problems] == [True], at
         (maps / name).unlink()
         assert [name in str(problem) for problem in verify(maps).problems] == [True]
-        (maps / name).write_bytes(sound[maps / name])
+        assert repair(maps)[1] == [f"{name}: written again"]
+        assert {path: path.read_bytes() for path in maps.iterdir()} == sound
     os.truncate(maps / "shard-00003.h5", 5000)
     assert repair(maps)[1] == ["shard-00003.h5: damaged, removed"]
     assert run(root, maps, teacher).progress.done == 2
