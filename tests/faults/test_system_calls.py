@@ -3,6 +3,7 @@
 The short form takes every STRIDE-th of these faults, `-m slow` all of them.
 """
 
+import platform
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ STRIDE = 11
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS")
 pytestmark = [
     pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian: strace)"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="calls are named otherwise here"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
 Fault = tuple[str, int, str]  # the name of a call, which of them, and what happens
@@ -41,6 +43,8 @@ def log(folder: Path, undisturbed: dict[str, bytes]) -> list[str]:
     """The calls of a run into a folder that is not there yet; not the first run, which imports more modules."""
     options = ["-y", "-e", f"trace={','.join(CALLS)}"]
     status, lines = in_a_child(lambda: write_store(folder / "new" / "maps"), folder / "log", options)
+    if not lines:
+        pytest.skip("strace may not attach to processes here")
     assert status == 0
     return lines
 
