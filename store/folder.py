@@ -32,7 +32,9 @@ class Temporary(NamedTuple):
 
 def present_shards(path: StrPath, header: Header) -> list[int]:
     """Indices of the shards on disk, ascending. The rename is the marker: a shard that has its name is complete."""
-    names = {entry.name for entry in os.scandir(path) if entry.is_file()}
+    with os.scandir(path) as entries:
+        # of links pathlib asks, to which one that leads nowhere is no file, and not an error
+        names = {entry.name for entry in entries if entry.is_file(follow_symlinks=False) or Path(entry.path).is_file()}
     return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
 
 

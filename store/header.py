@@ -20,6 +20,7 @@ from store.spec import (
     FORMAT_NAME,
     FORMAT_VERSION,
     KINDS,
+    MAX_SHARDS,
     Field,
     has_depth,
     payload_fields,
@@ -68,6 +69,8 @@ class Header:
         if self.depth != 1 and not has_depth(self.kind):
             raise _fault("depth", f"1 for kind {self.kind}", self.depth)
         object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
+        if self.layout.shards > MAX_SHARDS:
+            raise _fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
 
     @cached_property
     def content_digest(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
@@ -46,11 +46,11 @@ class Keys(Sequence[str]):
     def __getitem__(self, row: slice) -> Keys: ...
     def __getitem__(self, row: int | slice) -> str | Keys:
         """A key, or the keys of a slice."""
-        return Keys(self._raw[row]) if isinstance(row, slice) else self._raw[row].decode("utf-8")
+        return Keys(self._raw[row]) if isinstance(row, slice) else next(_texts([self._raw[row]]))
 
     def __iter__(self) -> Iterator[str]:
         """All keys, quickly."""
-        return (raw.decode("utf-8") for raw in self._raw.tolist())
+        return _texts(self._raw.tolist())
 
 
 class MapStore:
@@ -199,7 +199,8 @@ class MapStore:
     def errors(self) -> dict[int, str]:
         """Row -> reason, for the rows that are not ok."""
         texts = self._column("error")
-        return {row: texts[row].decode("utf-8") for row in np.flatnonzero(self.statuses != STATUS_OK).tolist()}
+        rows = np.flatnonzero(self.statuses != STATUS_OK)
+        return dict(zip(rows.tolist(), _texts(texts[rows].tolist()), strict=True))
 
     def _label_of_features(self, rows: Rows) -> Array:
         label = self.labels[rows]
@@ -228,6 +229,14 @@ class MapStore:
             with open_shard(path, self.header, shard, [name]) as file:
                 parts.append(file[name][()])
         return np.concatenate(parts)
+
+
+def _texts(raws: Iterable[bytes]) -> Iterator[str]:
+    try:
+        for raw in raws:
+            yield raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{error.object!r}: expected UTF-8, found other bytes; run `tokenmix verify`") from error
 
 
 def _exceeds_memory(files: Sequence[Path]) -> bool:

@@ -65,6 +65,8 @@ def open_shard(path: Path, header: Header, shard: int, datasets: Collection[str]
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open for reading without locks, which do not hold on network file systems; ShardError if it cannot be."""
+    if path.exists() and not path.is_file():
+        raise ShardError(f"{path}: expected a file, found something else; {_REMEDY}")
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
@@ -73,7 +75,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from error
     try:
         yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ShardError(
             f"{path}: expected readable datasets, found {_brief(error)}; {remedy(error, _REMEDY)}"
         ) from error
@@ -140,11 +142,20 @@ def _check_text(path: Path, file: h5py.File, name: str, n: int, most: int) -> No
 
 
 def _described(file: h5py.File, name: str) -> Described | None:
-    """By h5py's lower layer: a store is opened shard by shard, and this is most of that time."""
+    """By h5py's lower layer: a store is opened shard by shard, and this is most of that time.
+
+    None for what lies in another file, by whichever of HDF5's ways: it is not of this shard.
+    """
     try:
+        if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            return None
         dataset = h5py.h5d.open(file.id, name.encode())
-    except KeyError:
+    except (KeyError, RuntimeError):
         return None
+    if dataset.get_offset() is None:
+        made = dataset.get_create_plist()
+        if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+            return None
     return dataset.dtype, dataset.shape
 
 

@@ -22,6 +22,7 @@ LIBVER = ("v110", "v110")
 # File offset of the datasets that are read by mapping, in bytes.
 ALIGNMENT = 4096
 MAX_KEY_NBYTES = 4096
+MAX_SHARDS = 1_000_000
 MAX_ERROR_NBYTES = 512
 
 # Little-endian in the file whatever the machine, so that the bytes can be mapped and hashed as they lie.
