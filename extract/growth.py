@@ -47,10 +47,10 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
             f"{store}: expected a complete store to extend, found {len(labels)} of {header.rows} rows; take the new "
             "images away, finish it, and extend it then"
         )
-    if not complete:
-        return images, header.earlier  # perhaps only the order differs: the header's comparison refuses it
+    new = [key for key in images.keys if key not in labels]
+    if not (complete and new):  # another order, or who knows: the header's comparison refuses it
+        return images, header.earlier
     if not extend:
-        new = [key for key in images.keys if key not in labels]
         raise StoreMismatch(
             f"{store}: dataset.digest: stored {header.dataset['digest']}, given {images.digest}: expected "
             f"the {header.rows} images of the store, found {len(new)} new ones: {_examples(new)}; add shards for them "

@@ -222,5 +222,6 @@ def test_a_folder_of_other_classes_names_them(root: Path, maps: Path, teacher: T
 def test_an_unsorted_copy_of_the_list_is_refused(maps: Path, root: Path, teacher: Teacher) -> None:
     images = list_images(root)
     turned = ImageList(images.root, images.keys[::-1], images.labels[::-1].copy(), images.class_names)
-    with pytest.raises(StoreMismatch, match="dataset.digest"):
-        run_job(turned, maps, teacher, OPTIONS)
+    for extend in (False, True):
+        with pytest.raises(StoreMismatch, match=r"\n  dataset.digest: stored '\w+', given '\w+'\nGive the stored"):
+            run_job(turned, maps, teacher, replace(OPTIONS, extend=extend))
