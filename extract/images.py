@@ -66,7 +66,7 @@ class ImageList:
 def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageList:
     """List a class folder or a `.tar` in timm's order (natural sort; the class is the image's folder name).
 
-    `hfds/NAME` is a Hugging Face dataset, `wds/FOLDER` a folder of WebDataset shards; see `extract.tables`.
+    `hfds/NAME:SPLIT` is a Hugging Face dataset, `wds/FOLDER` a folder of WebDataset shards; see `extract.tables`.
 
     `class_map`: text file with one folder name per line; the line number is the class index. Without it the
     sorted folder names are the classes, so a folder without images would shift every later label: refused.
@@ -106,7 +106,8 @@ def _list_table(prefix: str, *parts: str, class_map: str | Path | None) -> Image
         raise ImagesError(f"{prefix}/{'/'.join(parts)}: expected no class map, found {class_map}; labels are its own")
     name = "/".join(parts)
     # A path has lost its second slash: hfds//data/x is the folder /data/x.
-    name = f"/{name}" if not os.path.exists(name) and os.path.exists(f"/{name}") else name
+    path = name.partition(":")[0]
+    name = f"/{name}" if not os.path.exists(path) and os.path.exists(f"/{path}") else name
     return list_hfds(name) if prefix == "hfds" else list_wds(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import tarfile
@@ -33,20 +34,23 @@ class TableList(ImageList):
         return io.BytesIO(self.read(row))
 
 
-def list_hfds(name: str, split: str = "train") -> TableList:
+def list_hfds(name: str) -> TableList:
     """A dataset of Hugging Face's hub or of a local folder, through timm's reader: columns `image` and `label`.
 
-    Keys are the files' names or row numbers, see `names_or_numbers`. Raises ImagesError without the package
-    `datasets` or for a dataset that it cannot load.
+    `name` may end in the split, `NAME:SPLIT`; default: `train`. Keys are the files' names or row numbers, see
+    `names_or_numbers`. Raises ImagesError without the package `datasets` or for a dataset that it cannot load.
     """
-    try:
-        from timm.data.readers.reader_hfds import ReaderHfds
+    if importlib.util.find_spec("datasets") is None:
+        raise ImagesError(f"hfds/{name}: expected the package datasets, found none; pip install tokenmix-maps[tables]")
+    from timm.data.readers.reader_hfds import ReaderHfds
 
-        reader: Any = ReaderHfds(name, split=split)
-    except (ImportError, OSError, ValueError) as error:
+    path, _, split = name.partition(":")
+    try:
+        reader: Any = ReaderHfds(path, split=split or "train")
+    except (OSError, ValueError) as error:
         raise ImagesError(
-            f"hfds/{name}: expected a dataset with a split {split!r}, found: {error}; pip install datasets, or check "
-            "the name"
+            f"hfds/{name}: expected a dataset with a split {split or 'train'!r}, found: {error}; check the name, and "
+            "put another split behind it: hfds/NAME:SPLIT"
         ) from error
     table = reader.dataset
     keys = names_or_numbers(
@@ -54,7 +58,7 @@ def list_hfds(name: str, split: str = "train") -> TableList:
     )
     labels = np.fromiter(reader.iter_targets(), np.int32, len(table))
     names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-    return TableList(Path(name), keys, labels, names, read=partial(_read_row, reader))
+    return TableList(Path(path), keys, labels, names, read=partial(_read_row, reader))
 
 
 def _read_row(reader: Any, row: int) -> bytes:

@@ -121,7 +121,9 @@ def test_hugging_face_s_images_keep_their_keys(
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    listed = list_images(f"hfds/{images}")
+    listed = list_images(f"hfds/{images}:train")
+    with pytest.raises(ImagesError, match=r"expected a dataset with a split 'best', found.*hfds/NAME:SPLIT"):
+        list_images(f"hfds/{images}:best")
     assert list(listed.keys) == [f"{row:09d}" for row in range(30)]
     assert list(listed.class_names) == ["ant", "bee", "cat"]
     store = make_store(dict(zip(listed.keys, listed.labels.tolist(), strict=True)))
