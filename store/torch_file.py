@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -43,11 +45,11 @@ _MOST_MEMBERS = 64
 
 def read_tensor(path: str | Path) -> Array:
     """The tensor in a file; OSError where it cannot be read, StoreError, without the path, where it is no tensor."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(MAX_FILE_NBYTES + 1)
-    if len(data) > MAX_FILE_NBYTES:
-        raise StoreError(f"expected one map, of at most {MAX_FILE_NBYTES} bytes, found more")
-    return parse_tensor(data)
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE_NBYTES:
+            raise StoreError(f"expected one map, a file of at most {MAX_FILE_NBYTES} bytes, found more, or no file")
+        return parse_tensor(file.readall())
 
 
 def parse_tensor(data: bytes) -> Array:
@@ -79,6 +81,11 @@ def tensor_bytes(array: Array) -> bytes:
         ):
             file.writestr(zipfile.ZipInfo(f"map/{name}"), content)
     return buffer.getvalue()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe would keep us waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @lru_cache(maxsize=256)

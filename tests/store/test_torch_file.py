@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import pickle
 import struct
 import time
@@ -156,10 +157,14 @@ def test_damage_is_an_error_or_without_effect(seed: int, new: bool) -> None:
     assert math.prod(found.shape) <= 3240
 
 
-def test_large_and_missing_files(tmp_path: Path) -> None:
+def test_large_missing_and_endless_files(tmp_path: Path) -> None:
     with open(tmp_path / "large.pt", "wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(StoreError, match="expected one map"):
         read_tensor(tmp_path / "large.pt")
+    os.mkfifo(tmp_path / "pipe.pt")
+    for endless in (tmp_path / "pipe.pt", "/dev/zero"):
+        with pytest.raises(StoreError, match="found more, or no file"):
+            read_tensor(endless)
     with pytest.raises(FileNotFoundError):
         read_tensor(tmp_path / "none.pt")
