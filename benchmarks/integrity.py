@@ -3,7 +3,7 @@
     python -m benchmarks.integrity            # about two minutes; writes benchmarks/results/integrity.json
 
 A flip is drawn from a random region of a random file: each dataset, HDF5's own structures and the gaps between them,
-the seal, store.json, the classifier's head. It counts as found when `verify` reports this shard and no other and, in a
+the seal, headers, keys, the head. It counts as found when `verify` reports this shard and no other and, in a
 dataset of rows, this row and no other. Runs in child processes, so that a crash of HDF5 would be seen.
 """
 
@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,11 +42,12 @@ from store.seal import SEAL_NBYTES
 
 GRID = (3, 4)
 ROWS, SHARD_ROWS = 8, 3
-STORES = {  # name -> kind, dtype, depth
-    "label": ("label", "float16", 1),
-    "label uint8": ("label", "uint8", 1),
-    "topk": ("topk", "float16", 3),
-    "features": ("features", "float16", 5),
+STORES = {  # name -> kind, dtype, depth, rows before an extension
+    "label": ("label", "float16", 1, 0),
+    "label uint8": ("label", "uint8", 1, 0),
+    "label extended": ("label", "float16", 1, 5),
+    "topk": ("topk", "float16", 3, 0),
+    "features": ("features", "float16", 5, 0),
 }
 CHUNK = 250  # trials of one child
 
@@ -177,13 +179,16 @@ def dataset(file: Path, shard: int, first_row: int, opened: h5py.Dataset) -> Reg
     return Region(file, shard, name, range(offset, offset + nbytes), first_row, nbytes // len(opened))
 
 
-def write_store(path: Path, kind: str, dtype: str, depth: int) -> None:
-    """Random rows, one of them unreadable."""
+def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> None:
+    """Random rows, one of them unreadable; `before` of them, if any, before an extension."""
     rng = np.random.default_rng(0)
     keys, labels = [f"class/image {row}.jpg" for row in range(ROWS)], np.arange(ROWS, dtype=np.int32)
     dataset = {"root_name": "train", "class_names": ["class"] * ROWS, "digest": list_digest(keys, labels)}
     header = Header(kind, {"name": "none"}, {}, GRID, dtype, ROWS, SHARD_ROWS, dataset, {"h5py": "3"}, depth)
-    create_store(path, header)
+    if before:
+        header = replace(header, earlier=((before, list_digest(keys[:before], labels[:before])),))
+        create_store(path, header.before(0))
+    create_store(path, header, keys[:before])
     if kind == "features":
         write_head(path, header, Head(np.ones((ROWS, depth), np.float32), np.zeros(ROWS, np.float32)))
     bad = np.arange(ROWS) == ROWS // 2
