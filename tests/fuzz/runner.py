@@ -1,5 +1,6 @@
 """Runs seeded cases in forked children with limits on time and memory; what ends a child is found, with its seed."""
 
+import faulthandler
 import mmap
 import multiprocessing
 import os
@@ -69,6 +70,7 @@ def _work(case: Case, seeds: range, place: mmap.mmap, results: Any) -> None:
     limit = pages * mmap.PAGESIZE + EXTRA_NBYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()  # pytest's own; the parent names what happened
     sys.addaudithook(_refuse)
     outcomes: Counter[str] = Counter()
     findings: dict[int, str] = {}

@@ -53,7 +53,7 @@ def test_the_runner_finds_what_it_looks_for() -> None:
             bytearray(1 << 33)
         return "read"
 
-    outcomes, findings = fuzz(case, range(7), seconds=2)
+    outcomes, findings = fuzz(case, range(7), seconds=1)
     assert findings.keys() == {1, 2, 3, 4, 5}
     for seed, said in {1: "ended with -6", 2: "no end", 3: "wrong", 4: "os.system", 5: "MemoryError"}.items():
         assert said in findings[seed]

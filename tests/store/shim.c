@@ -1,5 +1,5 @@
 /* Lets chosen calls on chosen files fail or take long, as network file systems do.
- * FAULT_CALL: open, pread or mmap; FAULT_ERRNO: what it fails with, 0 for one second of delay; FAULT_FILE: part of a path. */
+ * FAULT_CALL: open, pread or mmap; FAULT_ERRNO: what it fails with, 0 for a third of a second of delay; FAULT_FILE: part of a path. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -17,7 +17,7 @@ static int fault(const char *call, const char *path)
     if (!wanted || !file || !code || strcmp(call, wanted) || !strstr(path, file))
         return 0;
     if (atoi(code) == 0) {
-        sleep(1);
+        usleep(333000);
         return 0;
     }
     errno = atoi(code);

@@ -109,7 +109,7 @@ def test_a_mapping_beyond_the_limits_says_so(maps: Path, shim: Path) -> None:
 def test_a_slow_file_system_is_waited_for(maps: Path, shim: Path) -> None:
     started = time.monotonic()
     assert opened(maps, shim, "open", 0).stdout == "(1, 3, 5)\n"
-    assert time.monotonic() - started > 2
+    assert time.monotonic() - started > 0.9  # opened three times at least
 
 
 def test_a_shard_cut_short_while_it_is_mapped_kills_its_reader_and_no_other(maps: Path) -> None:
