@@ -8,6 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from extract.images import ImageList, list_images
+from extract.teacher import Teacher
+from tests.extract.jobs import NAMES, SPEC
+
 torch.set_num_threads(1)  # several measure the machine, and wait for each other where it is busy
 
 MakeFolder = Callable[..., Path]
@@ -36,3 +40,15 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         return tmp_path / root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def teacher() -> Teacher:
+    """A teacher for the images of `tests.extract.jobs`."""
+    return Teacher(SPEC)
+
+
+@pytest.fixture
+def images(make_folder: MakeFolder) -> ImageList:
+    """The images of `tests.extract.jobs`."""
+    return list_images(make_folder(NAMES))
