@@ -26,7 +26,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         if not isinstance(given, dict):
             raise ValueError(f"expected a JSON object of options, found a {type(given).__name__}")
         ctx.default_map = {_option(options, name).name: _typed(options[name], value) for name, value in given.items()}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path}: {error}", ctx, param) from error
 
 

@@ -60,6 +60,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ('{"model-arg": "x=1"}', '--model-arg: expected a list, found "x=1"'),
         ('["teacher"]', "expected a JSON object of options, found a list"),
         ("teacher = 3", "job.json: Expecting value"),
+        ("[" * 100_000, "maximum recursion depth"),
     ],
 )
 def test_files_that_are_refused(text: str, why: str, tmp_path: Path) -> None:
