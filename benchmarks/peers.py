@@ -36,7 +36,7 @@ class Peer(NamedTuple):
 
 
 def peers() -> dict[str, Peer]:
-    """All peers by name whose packages are there; extra `bench` has them all."""
+    """All peers by name whose packages are there; says of which they are not. Extra `bench` has them all."""
     known = {
         "ours, one row": Peer("ours", write_ours, _open_rows),
         "ours, batch of 256": Peer("ours", write_ours, lambda folder, _: MapStore(folder).read),
@@ -55,7 +55,10 @@ def peers() -> dict[str, Peer]:
         "WebDataset, in order": Peer("webdataset", _write_webdataset, _open_webdataset, "webdataset"),
         "one .pt per image": Peer("files", _write_files, _open_files),
     }
-    return {name: peer for name, peer in known.items() if not peer.needs or importlib.util.find_spec(peer.needs)}
+    absent = {name for name, peer in known.items() if peer.needs and importlib.util.find_spec(peer.needs) is None}
+    for name in sorted(absent):
+        print(f"{name}: left out, for {known[name].needs} is not installed")
+    return {name: peer for name, peer in known.items() if name not in absent}
 
 
 def files_of(folder: Path) -> list[Path]:
