@@ -7,11 +7,13 @@ depend on which shards were there before, and a job killed and resumed gives the
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from extract.payload import row_batch
 from extract.preprocess import Batch, Decoder
 from extract.publisher import Publisher
 from extract.shard_queue import ShardQueue
-from extract.signals import ignore_stop_signals
+from extract.signals import follow_parent
 from extract.teacher import Pending, Teacher
 from extract.worker import Worker
 from store import (
@@ -214,7 +216,7 @@ def _decoded(
         num_workers=processes,
         collate_fn=decoder.collate,
         pin_memory=teacher.device.type == "cuda",
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=partial(follow_parent, os.getpid()),
         multiprocessing_context=START_METHOD if processes else None,
     )
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +13,7 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run again
 EXIT_INTERRUPTED = 130
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
 class StopRequest:
@@ -46,7 +50,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def ignore_stop_signals(_worker_id: int = 0) -> None:
-    """For decoding processes: batch systems signal the whole group, but the parent decides when to stop."""
+def follow_parent(parent: int, _worker_id: int = 0) -> None:
+    """For decoding processes of the process `parent`, which alone decides when they stop.
+
+    Batch systems signal the whole group, so stop signals are ignored. torch's own watch on the parent misses one that
+    is killed while its workers start: they would stay for ever, so on Linux the kernel is asked to end them.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

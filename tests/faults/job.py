@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -15,8 +16,10 @@ torch.set_num_threads(1)  # threads do not survive a fork
 TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
 
 
-def extract(images: Path, store: Path, workers: int, begun: Event, extend: bool = False) -> None:
-    """Fill the store, whatever is there; tells `begun` when it begins."""
+def extract(
+    images: Path, store: Path, workers: int, begun: Event, extend: bool = False, held: Connection | None = None
+) -> None:
+    """Fill the store, whatever is there; tells `begun` when it begins. All its processes keep `held` open."""
     begun.set()
     options = JobOptions(shard_rows=2, batch_size=2, workers=workers, extend=extend)
     run_job(list_images(images), store, TEACHER, options)

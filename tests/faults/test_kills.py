@@ -104,3 +104,20 @@ def test_extensions_killed_and_started_at_once(kills: int, images: Path, tmp_pat
         assert children[1].exitcode == 0
         finish(images, maps, workers=0)  # without being asked to extend: it is, by now
         assert contents(maps) == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_kill_leaves_no_decoding_process_behind(kills: int, images: Path, tmp_path: Path) -> None:
+    for number in range(kills):
+        here, there = FORKS.Pipe(duplex=False)
+        begun = FORKS.Event()
+        child = FORKS.Process(target=extract, args=(images, tmp_path / str(number), 2, begun, False, there))
+        child.start()
+        assert begun.wait(60)
+        there.close()
+        time.sleep(0.3 * number / kills)  # most often while its processes start
+        child.kill()
+        child.join()
+        assert here.poll(20), f"a process of kill {number} lives on"
+        with pytest.raises(EOFError):
+            here.recv_bytes()
