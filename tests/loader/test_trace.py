@@ -1,6 +1,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,18 @@ def test_every_outcome_of_the_flips_occurs() -> None:
     torch.manual_seed(0)
     seen = {tuple(np.diag(traced(ramps())[1])) for _ in range(40)}
     assert seen == {(1, 1), (-1, 1), (1, -1), (-1, -1)}
+
+
+def test_threads_do_not_mix_up_their_notes() -> None:
+    """One traced transform for all of them."""
+    traced = trace(tv.Compose([tv.RandomHorizontalFlip(), tv.RandomVerticalFlip(), tv.PILToTensor()]))
+
+    def agree(_: int) -> bool:
+        pixels, affine = traced(ramps(24, 16))
+        return [pixels[0, 0, 0] > 0, pixels[1, 0, 0] > 0] == [affine[0, 0] < 0, affine[1, 1] < 0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(agree, range(2000)))
 
 
 def test_the_user_s_transform_is_not_touched() -> None:
