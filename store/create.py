@@ -67,7 +67,7 @@ def read_header(path: StrPath, extensions: int | None = None) -> Header:
     if extensions is None:
         extensions = next(n for n in count() if not (folder / header_name(n + 1)).exists())
     file = folder / header_name(extensions)
-    if file.exists() and not file.is_file():
+    if os.path.lexists(file) and not file.is_file():
         raise StoreError(f"{file}: expected a file, found something else; restore it from a copy")
     try:
         header = Header.from_json(file.read_bytes().decode("utf-8"))

@@ -20,7 +20,7 @@ NAMES = ("label_logit", "label", "prediction", "size", "view", "status", "digest
 
 
 def try_store(pristine: Path, seed: int) -> str:
-    """Spoil a copy and do all that one does with a store: "read", or "refused" by a StoreError."""
+    """Spoil a copy and do all that one does with a store: each is "read", or "refused" by a StoreError."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = shutil.copytree(pristine, Path(folder) / "maps")
@@ -31,16 +31,17 @@ def try_store(pristine: Path, seed: int) -> str:
                 CHANGES[int(rng.integers(len(CHANGES)))](path, rng)
         if rng.random() < 0.15:  # last, for whatever is changed through a link is somebody else's
             LAST[int(rng.integers(len(LAST)))](path, rng)
-        outcomes = [_outcome(action, path) for action in (_read, _read_unchecked, verify, write_index)]
+        outcomes = [_outcome(action, path) for action in (_read, _read_unchecked, _verify, _index)]
+        if "sound" in outcomes:
+            assert _content(path) == _content(pristine), "verify calls it sound"
     return " ".join(outcomes)
 
 
-def _outcome(action: Callable[[Path], object], path: Path) -> str:
+def _outcome(action: Callable[[Path], str | None], path: Path) -> str:
     try:
-        action(path)
+        return action(path) or "read"
     except StoreError:
         return "refused"
-    return "read"
 
 
 def _read(path: Path, check: bool = True) -> None:
@@ -52,6 +53,27 @@ def _read(path: Path, check: bool = True) -> None:
 
 def _read_unchecked(path: Path) -> None:
     _read(path, check=False)
+
+
+def _index(path: Path) -> None:
+    write_index(path)
+
+
+def _verify(path: Path) -> str:
+    return "sound" if verify(path).ok else "unsound"
+
+
+def _content(path: Path) -> list[Any]:
+    store = MapStore(path)
+    arrays = (
+        store.read(range(17)),
+        store.views(range(17)),
+        store.labels,
+        store.predictions,
+        store.sizes,
+        store.statuses,
+    )
+    return [*(array.tobytes() for array in arrays), list(store.keys), store.errors]
 
 
 def _shard(path: Path, rng: Rng) -> Path:
@@ -202,8 +224,8 @@ def pipe(path: Path, rng: Rng) -> None:
 
 def another_header(path: Path, rng: Rng) -> None:
     """A header that is right in itself, digest and all, and says something else."""
+    document = json.loads((path / "store.json").read_bytes())
     try:
-        document = json.loads((path / "store.json").read_bytes())
         name = str(rng.choice(list(document)))
         document[name] = VALUES[int(rng.integers(len(VALUES)))]
         fields = {key: document[key] for key in document if key not in ("format", "version", "content_digest")}
