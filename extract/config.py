@@ -14,27 +14,38 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     """Callback of an eager option: the file's values become the command's defaults, so the command line wins.
 
     `{"teacher": "nfnet_f6", "pretrained": true, "model-arg": ["output_stride=8"]}`; every value is read as if it had
-    been typed, paths from the working directory. Raises BadParameter for a file that is not a JSON object of options
-    of this command, naming the nearest.
+    been typed, paths from the working directory. One file serves all commands: what only others take is passed over.
+    Raises BadParameter for a file that is not a JSON object of options of such commands, naming the nearest.
     """
     if path is None:
         return
-    known = (option for option in ctx.command.params if isinstance(option, click.Option) and option is not param)
-    options = {option.opts[0].removeprefix("--"): option for option in known}
+    options = _options_of(ctx.command)
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(given, dict):
             raise ValueError(f"expected a JSON object of options, found a {type(given).__name__}")
-        ctx.default_map = {_option(options, name).name: _typed(options[name], value) for name, value in given.items()}
+        _refuse_unknown(given, {name for command in _siblings(ctx) for name in _options_of(command)})
+        ctx.default_map = {options[name].name: _typed(options[name], given[name]) for name in given if name in options}
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path}: {error}", ctx, param) from error
 
 
-def _option(options: dict[str, click.Option], name: str) -> click.Option:
-    if name not in options:
-        near = difflib.get_close_matches(name, options, n=1, cutoff=0)
-        raise ValueError(f"expected options of this command, found {name!r}; did you mean {near[0]!r}?")
-    return options[name]
+def _options_of(command: click.Command) -> dict[str, click.Option]:
+    """By long name without hyphens; none of a command that takes no such file."""
+    options = {p.opts[0].removeprefix("--"): p for p in command.params if isinstance(p, click.Option)}
+    return options if options.pop("config", None) else {}
+
+
+def _siblings(ctx: click.Context) -> list[click.Command]:
+    group = ctx.parent.command if ctx.parent else None
+    return list(group.commands.values()) if isinstance(group, click.Group) else [ctx.command]
+
+
+def _refuse_unknown(given: dict[str, Any], known: set[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise ValueError(f"expected an option, found {name!r}; did you mean {near[0]!r}?")
 
 
 def _typed(option: click.Option, value: Any) -> bool | str | list[str]:

@@ -114,6 +114,7 @@ class Teacher:
         self.grid, self.depth = self._kind.grid, self._kind.depth
         try:
             self.device = torch.device(spec.device)
+            torch.ones(1, device=self.device).item()  # "meta" takes a model, but has no numbers
             self.model.to(self.device).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise TeacherError(f"--device {spec.device}: cannot be used: {error}") from error

@@ -70,6 +70,14 @@ def test_files_that_are_refused(text: str, why: str, tmp_path: Path) -> None:
     assert why in " ".join(result.output.split())
 
 
+def test_one_file_serves_all_commands(tmp_path: Path) -> None:
+    """What `submit` alone takes stops no `plan`, whose own options count."""
+    (tmp_path / "job.json").write_text('{"tasks": 4, "max-errors": 3, "teacher": "none of these"}')
+    result = CliRunner().invoke(main, ["plan", str(tmp_path), "--config", str(tmp_path / "job.json")])
+    assert result.exit_code == 1, result.output
+    assert "expected images" in result.output
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["images", "--teacher", "t", "--config", str(tmp_path / "none.json")])
     assert result.exit_code == 2
