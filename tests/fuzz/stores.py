@@ -15,6 +15,8 @@ import numpy as np
 from store import Header, MapStore, StoreError, verify, write_index
 
 Rng = np.random.Generator
+# What a change meets that comes after another one, and cannot be done.
+RESISTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 Change = Callable[[Path, Rng], None]
 NAMES = ("label_logit", "label", "prediction", "size", "view", "status", "digest", "key", "error")
 
