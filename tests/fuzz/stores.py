@@ -27,7 +27,7 @@ def try_store(pristine: Path, seed: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = shutil.copytree(pristine, Path(folder) / "maps")
         for _ in range(int(rng.integers(1, 3))):
-            with suppress(OSError, RuntimeError, KeyError, ValueError):  # what is broken resists
+            with suppress(*RESISTS):
                 CHANGES[int(rng.integers(len(CHANGES)))](path, rng)
         if rng.random() < 0.15:  # last, for whatever is changed through a link is somebody else's
             LAST[int(rng.integers(len(LAST)))](path, rng)
