@@ -1,6 +1,6 @@
 """What a map costs to read and to write, in ours and in other formats, as multiples of the plain system calls.
 
-    python -m benchmarks.read            # three minutes; writes benchmarks/results/read.json and docs/formats.md
+    python -m benchmarks.read            # three minutes; writes benchmarks/results/read.json and docs/comparison.md
 
 The same maps in every format. Warm: the readers take turns at random rows, round after round, in one process; medians
 are compared, with one `os.pread` of a map's bytes from a plain file as the unit. Cold: the files' pages are dropped,
@@ -36,7 +36,7 @@ GRID = (18, 18)
 BATCH = 256
 BATCHES = 4  # in a turn: enough that it hardly matters what the reader before left in the processor's caches
 WORKERS = 16
-PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"
 Figures = dict[str, dict[str, float]]
 
 
@@ -137,7 +137,7 @@ def workers_us(path: Path, rows: int, seconds: float = 2.0) -> float:
 
 
 def page(figures: Figures) -> str:
-    """docs/formats.md."""
+    """docs/comparison.md."""
     plain = figures[RAW]
     lines = [
         "# The same maps in other formats\n",
