@@ -24,6 +24,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
 from extract.errors import ImagesError
+from extract.schemes import split_scheme
 from store import Json, list_digest
 
 
@@ -75,8 +76,8 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
     a folder that the class map lacks, two folders of one name, a name that is not UTF-8, the same name twice in a tar.
     """
     root = Path(root)
-    if root.parts[:1] in (("hfds",), ("wds",)) and len(root.parts) > 1:
-        return _list_table(*root.parts, class_map=class_map)
+    if container := split_scheme(root):
+        return _list_table(*container, class_map=class_map)
     classes = _read_class_map(class_map)
     if root.is_dir():
         found, class_to_idx = _list_folder(root, classes)
@@ -99,16 +100,12 @@ def list_images(root: str | Path, class_map: str | Path | None = None) -> ImageL
     return ImageList(root, keys, np.array([label for _, label in found], np.int32), names, members)
 
 
-def _list_table(prefix: str, *parts: str, class_map: str | Path | None) -> ImageList:
+def _list_table(scheme: str, name: str, class_map: str | Path | None) -> ImageList:
     from extract.tables import list_hfds, list_wds  # needs what is above
 
     if class_map is not None:
-        raise ImagesError(f"{prefix}/{'/'.join(parts)}: expected no class map, found {class_map}; labels are its own")
-    name = "/".join(parts)
-    # A path has lost its second slash: hfds//data/x is the folder /data/x.
-    path = name.partition(":")[0]
-    name = f"/{name}" if not os.path.exists(path) and os.path.exists(f"/{path}") else name
-    return list_hfds(name) if prefix == "hfds" else list_wds(name)
+        raise ImagesError(f"{scheme}/{name}: expected no class map, found {class_map}; labels are its own")
+    return list_hfds(name) if scheme == "hfds" else list_wds(name)
 
 
 def refuse_store_inside(store: Path, images: Path) -> None:

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from extract.config import read_config
+from extract.schemes import absolute_images
 
 Command = Callable[..., None]
 FOLDER = click.Path(path_type=Path)
@@ -123,7 +124,7 @@ def given_arguments(ctx: click.Context, leave_out: Container[str]) -> list[str]:
 
 def _spelled(parameter: click.Parameter, value: Any) -> list[str]:
     if isinstance(value, Path):
-        value = value.absolute()
+        value = absolute_images(value) if parameter.name == "images" else value.absolute()
     if isinstance(value, tuple):  # --input-size
         value = "x".join(map(str, value))
     if isinstance(parameter, click.Argument):
