@@ -17,6 +17,7 @@ from store import (
     present_shards,
     read_header,
     read_keys,
+    require_own_shards,
     stored_labels,
 )
 
@@ -64,6 +65,8 @@ def require_same(store: Path, header: Header) -> None:
     stored = read_header(store)
     grown = len(header.earlier) > len(stored.earlier)
     stored.require(header.before(-1) if grown else header, store)
+    if grown:
+        require_own_shards(store, header)
 
 
 def _refuse_lost(store: Path, images: ImageList, stored: dict[str, int]) -> None:

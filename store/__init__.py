@@ -5,7 +5,7 @@ from store.claims import Claim, Listing, list_shards
 from store.create import create_store, read_header
 from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import discard_leftovers, present_shards
-from store.growth import read_keys, stored_labels
+from store.growth import read_keys, require_own_shards, stored_labels
 from store.head import Head, write_head
 from store.header import Header, Json
 from store.index import write_index
@@ -51,6 +51,7 @@ __all__ = [
     "read_keys",
     "read_tensor",
     "repair",
+    "require_own_shards",
     "row_nbytes",
     "shard_name",
     "stored_labels",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -18,11 +19,12 @@ from store.folder import (
     sync_folder,
     write_synced,
 )
-from store.growth import write_keys
+from store.growth import require_own_shards, write_keys
 from store.header import Header
 from store.layout import header_name
 from store.spec import HEADER_FILE
 
+_LATER_HEADER = re.compile(r"store-([1-9]\d*)\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 
@@ -47,6 +49,7 @@ def create_store(path: StrPath, header: Header, earlier_keys: Sequence[str] = ()
     stored = read_header(folder)
     if len(header.earlier) == len(stored.earlier) + 1:
         stored.require(header.before(-1), folder)
+        require_own_shards(folder, header)
         write_keys(folder, header, earlier_keys)
         write_header(folder, header)
         stored = read_header(folder)
@@ -65,7 +68,7 @@ def read_header(path: StrPath, extensions: int | None = None) -> Header:
     """
     folder = Path(path)
     if extensions is None:
-        extensions = next(n for n in count() if not (folder / header_name(n + 1)).exists())
+        extensions = _extensions(folder)
     file = folder / header_name(extensions)
     if os.path.lexists(file) and not file.is_file():
         raise StoreError(f"{file}: expected a file, found something else; restore it from a copy")
@@ -80,6 +83,14 @@ def read_header(path: StrPath, extensions: int | None = None) -> Header:
     except StoreError as error:
         raise StoreError(f"{file}: {error}") from error
     return header
+
+
+def _extensions(folder: Path) -> int:
+    """The highest number of a header, whether or not those before it are there."""
+    found = map(_LATER_HEADER.fullmatch, os.listdir(folder) if folder.is_dir() else ())
+    listed = max((int(match[1]) for match in found if match), default=0)
+    # a network file system may list what was there a while ago
+    return next(n for n in count(listed) if not (folder / header_name(n + 1)).exists())
 
 
 def _require_empty(folder: Path) -> None:

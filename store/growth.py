@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from store.errors import StoreError
+from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder import (
     StrPath,
     begin_temporary,
@@ -19,6 +19,28 @@ from store.header import Header
 from store.layout import keys_name, shard_name
 from store.seal import SEAL_NBYTES, is_sealed, seal
 from store.shard import open_shard
+
+
+def require_own_shards(path: StrPath, header: Header) -> None:
+    """Raise StoreMismatch where shards of the last extension are there already, but are not those of `header`.
+
+    They are what is left where the header of an extension was lost, and belong to another list of images.
+    """
+    first = header.before(-1).layout.shards
+    foreign = []
+    for shard in present_shards(path, header):
+        try:
+            if shard >= first:
+                with open_shard(Path(path) / shard_name(shard), header, shard):
+                    pass
+        except ShardError:
+            foreign.append(shard_name(shard))
+    if foreign:
+        raise StoreMismatch(
+            f"{path}: extension {len(header.earlier)}: expected its own shards or none behind the first {first}, found "
+            f"others, or damaged ones: {', '.join(foreign[:3])}{', ...' if foreign[3:] else ''}; give the images that "
+            "they were made of, or move them elsewhere"
+        )
 
 
 def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:

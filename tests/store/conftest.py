@@ -2,7 +2,9 @@
 
 import io
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,18 @@ def write_store(path: Path, batch: RowBatch, shard_rows: int, **changes: Any) ->
     create_store(path, header)
     for shard in range(header.layout.shards):
         write_shard(path, header, shard, batch)
+    return header
+
+
+def write_extended(path: Path, batch: RowBatch, shard_rows: int, ends: Sequence[int]) -> Header:
+    """A complete store of these rows, extended at each row of `ends`."""
+    header = write_store(path, part(batch, 0, ends[0]), shard_rows)
+    for end, rows in pairwise((*ends, len(batch.key))):
+        earlier = (*header.earlier, (end, header.dataset["digest"]))
+        first, header = header.layout.shards, make_header(part(batch, 0, rows), shard_rows, earlier=earlier)
+        create_store(path, header, batch.key[:end])
+        for shard in range(first, header.layout.shards):
+            write_shard(path, header, shard, batch)
     return header
 
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from store import MapStore, RowBatch, ShardError, create_store, verify, write_index
-from tests.store.conftest import make_header, make_rows, part, write_shard, write_store
+from store import MapStore, RowBatch, ShardError, verify, write_index
+from tests.store.conftest import make_rows, part, write_extended, write_store
 from tests.store.test_kinds import batch_of, header_of, payload_of
 
 
@@ -67,12 +67,7 @@ def test_hdf5_s_own_tools_see_one_array(maps: Path, rows: RowBatch, tmp_path: Pa
 
 def test_an_extended_store_has_shorter_shards_within(tmp_path: Path) -> None:
     whole = make_rows(17)
-    first = make_header(part(whole, 0, 10), 4)
-    write_store(tmp_path / "maps", part(whole, 0, 10), 4)
-    header = make_header(whole, 4, earlier=((10, first.dataset["digest"]),))
-    create_store(tmp_path / "maps", header, whole.key[:10])
-    for shard in range(3, header.layout.shards):
-        write_shard(tmp_path / "maps", header, shard, whole)
+    write_extended(tmp_path / "maps", whole, 4, [10])
     with h5py.File(write_index(tmp_path / "maps")) as file:
         np.testing.assert_array_equal(file["label_logit"][()], whole.payload["label_logit"])
     store = MapStore(tmp_path / "maps")
