@@ -15,9 +15,9 @@ from timm.data import FastCollateMixup
 
 from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
-from tokenmix_loader.mixup import Batch, make_recipe, token_size
+from tokenmix_loader.mixup import Batch, make_recipe
 from tokenmix_loader.recipe import Box, Draw
-from tokenmix_loader.shapes import Grid
+from tokenmix_loader.shapes import Grid, token_size
 
 Image = torch.Tensor | npt.NDArray[np.uint8]
 
@@ -58,6 +58,10 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
                 f"TokenMixCollate: expected mode 'batch' and no cutmix_minmax, found {mode!r} and {cutmix_minmax}; "
                 "leave --mixup-mode and --cutmix-minmax out"
             )
+        if "smoothing" in settings:
+            raise TypeError("TokenMixCollate: smoothing: expected timm's name for it; pass label_smoothing")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"TokenMixCollate: seed: expected a whole number of at least 0, found {seed!r}; pass one")
         self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._store, self._seed = open_store(store), seed
         _ = self._store.labels  # read before workers are forked, so that they share it
@@ -80,6 +84,11 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         Raises TypeError for other targets, ValueError where the grid does not divide the images.
         """
         targets = collate_targets([target for _, target in batch])
+        if not isinstance(batch[0][0], torch.Tensor | np.ndarray):
+            raise TypeError(
+                f"TokenMixCollate: expected uint8 images as tensors or arrays, found {type(batch[0][0]).__name__}; "
+                "give MapDataset a transform, and wrap a Subset by MapDataset, not the other way round"
+            )
         images = torch.stack([torch.as_tensor(image) for image, _ in batch])
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise TypeError(

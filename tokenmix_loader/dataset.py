@@ -91,8 +91,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
 
     @transform.setter
     def transform(self, transform: Any) -> None:
-        untraced = transform is None or isinstance(transform, TracedTransform)
-        self._transform: TracedTransform | None = transform if untraced else trace(transform)
+        self._transform = traced_or_none(transform)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -109,6 +108,11 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         image, place = (self._transform or _AS_IT_IS).placed(loaded)
         one: tuple[Any, ...] = (int(self._labels[index]), int(self._rows[index]), place)
         return image, MapTarget(*one)
+
+
+def traced_or_none(transform: Any) -> TracedTransform | None:
+    """`trace(transform)`, unless it is traced already or there is none."""
+    return transform if transform is None or isinstance(transform, TracedTransform) else trace(transform)
 
 
 def check_size(key: str, size: Sequence[int], stored: Sequence[int]) -> None:
@@ -168,14 +172,19 @@ def _check_join(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore, 
 
 def _without_unreadable(keys: Sequence[str], rows: Rows, store: MapStore) -> Rows:
     unreadable = np.flatnonzero((rows != NO_MAP) & (store.statuses[rows] != STATUS_OK))
+    warn_of_unreadable(store, keys, unreadable)
+    rows[unreadable] = NO_MAP
+    return rows
+
+
+def warn_of_unreadable(store: MapStore, keys: Sequence[str], unreadable: npt.NDArray[np.intp]) -> None:
+    """Once, of the images among `keys` that will be scored by area."""
     if len(unreadable):
         warnings.warn(
             f"{store!r}: expected a map for every image, found {len(unreadable)} that could not be read at extraction: "
             f"{_examples(keys, unreadable)}; they are scored by area until they are repaired and extracted anew",
-            stacklevel=4,
+            stacklevel=5,
         )
-        rows[unreadable] = NO_MAP
-    return rows
 
 
 def _examples(keys: Sequence[str], chosen: npt.NDArray[np.intp]) -> str:

@@ -40,10 +40,12 @@ def align(
     keep their full rectangle, so the part of a border cell's mass that lies over the padding is seen by no
     token.
 
-    Raises ValueError for shapes that do not match, an empty view or a non-finite affine.
+    Raises ValueError for shapes that do not match, an empty view and numbers that are not finite.
     """
     if bounds is None:
         bounds = torch.tensor([0.0, 0, 1, 1], device=views.device).expand(len(views), 4)
+    if samples < 1:
+        raise ValueError(f"align: samples: expected at least 1, found {samples}; change the setting")
     _check(evidence, views, affines, bounds, grid)
     # Boxes as (near, far) edges per axis, x first.
     spans, limits = (boxes.double().reshape(-1, 2, 2).mT for boxes in (views, bounds))
@@ -187,5 +189,8 @@ def _check(
         raise ValueError(
             "align: views: expected x0 < x1 and y0 < y1, found an empty rectangle; check the store's views"
         )
-    if not bool(torch.isfinite(affines).all()):
-        raise ValueError("align: affines: expected finite numbers, found inf or nan; check what the transform recorded")
+    for name, numbers in (("affines", affines), ("bounds", bounds)):
+        if not bool(torch.isfinite(numbers).all()):
+            raise ValueError(
+                f"align: {name}: expected finite numbers, found inf or nan; check what the transform recorded"
+            )

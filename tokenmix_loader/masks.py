@@ -87,8 +87,8 @@ def guided_masks(
 
     `tokens` [B, gh, gw] is `align`'s result; partners are the batch in reverse order. `attentive`: image a keeps
     its tokens of most evidence. `peak`: a rectangle of the grid's aspect is replaced around the partner's token
-    of most evidence, inside the grid, its last row cut to the count. Counts are those of `sample_masks`; ties are
-    drawn by lot. Raises ValueError for an unknown kind or a share out of range.
+    of most evidence, inside the grid, its last or first row cut to the count. Counts are those of `sample_masks`;
+    ties are drawn by lot. Raises ValueError for an unknown kind or a share out of range.
     """
     require_choice("guided_masks: kind", kind, GUIDES)
     if not 0 <= kept <= 1:
@@ -112,7 +112,11 @@ def _around(peak: Ints, count: int, grid: Grid) -> Bools:
     rows = _centred(peak // gw, -(-count // width), gh)
     columns = _centred(peak % gw, width, gw)
     rectangle = rows[:, :, None] & columns[:, None, :]
-    return rectangle & (_rank(rectangle) <= count)
+    rank = _rank(rectangle)
+    # The last row is cut to the count, or the first where that would leave out the peak.
+    last = rank.reshape(len(peak), -1)[np.arange(len(peak)), peak] > count
+    cut = rectangle.sum(axis=(1, 2), dtype=np.int32) - count
+    return rectangle & np.where(last[:, None, None], rank > cut[:, None, None], rank <= count)
 
 
 def _centred(middle: Ints, length: int, size: int) -> Bools:
@@ -249,9 +253,15 @@ def _check(
     rules = (
         (batch >= 1, f"batch: expected at least 1, found {batch}"),
         (0 <= kept <= 1, f"kept: expected a share from 0 to 1, found {kept}"),
-        (beta is None or min(beta) > 0, f"beta: expected two positive numbers, found {beta}"),
+        (
+            beta is None or (np.shape(beta) == (2,) and min(beta) > 0),
+            f"beta: expected two positive numbers, found {beta}",
+        ),
         (min_tokens >= 1, f"min_tokens: expected at least 1, found {min_tokens}"),
-        (0 < aspect[0] <= aspect[1], f"aspect: expected 0 < low <= high, found {aspect}"),
+        (
+            np.shape(aspect) == (2,) and 0 < aspect[0] <= aspect[1] < math.inf,
+            f"aspect: expected 0 < low <= high, found {aspect}",
+        ),
         (variant == "exact" or kind == "block", f"variant 'released': expected kind 'block', found {kind!r}"),
         (variant == "exact" or beta is None, f"variant 'released': expected a fixed share, found beta={beta}"),
     )

@@ -12,7 +12,7 @@ import torch
 from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.recipe import Draw, Recipe
-from tokenmix_loader.shapes import Grid, require_shape
+from tokenmix_loader.shapes import Grid, require_grid, require_shape, token_size
 
 # Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.
 Batch = tuple[torch.Tensor, Any]
@@ -71,7 +71,7 @@ def make_recipe(num_classes: int, grid: Grid, **settings: Any) -> Recipe:
     """A recipe of its own settings and those of `sample_masks`, side by side."""
     own = {field.name for field in fields(Recipe)}
     mask_options = {name: settings.pop(name) for name in [*settings] if name not in own}
-    return Recipe(num_classes, grid, mask_options=mask_options, **settings)
+    return Recipe(num_classes, require_grid("TokenMix: grid", grid), mask_options=mask_options, **settings)
 
 
 def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -84,18 +84,7 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     pixels = masks.to(images.device, non_blocking=True)[:, None]
     pixels = pixels.repeat_interleave(rows, dim=2).repeat_interleave(columns, dim=3)
     partners = images.flip(0)
-    return torch.where(pixels, images, partners, out=partners)
-
-
-def token_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of a token in px; ValueError where the grid does not divide the image."""
-    (height, width), (gh, gw) = size, grid
-    if height % gh or width % gw:
-        raise ValueError(
-            f"mix_images: expected height and width in multiples of the {gh} x {gw} grid, found {height} x {width}; "
-            "set the grid to the student's tokens"
-        )
-    return height // gh, width // gw
+    return torch.where(pixels, images, partners, out=None if images.requires_grad else partners)
 
 
 def _mix(images: torch.Tensor, draw: Draw) -> torch.Tensor:

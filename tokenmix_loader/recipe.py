@@ -13,7 +13,7 @@ import torch
 from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.masks import GUIDES, KINDS, guided_masks, sample_masks
-from tokenmix_loader.shapes import Grid, require_choice
+from tokenmix_loader.shapes import Grid, require_choice, token_size
 from tokenmix_loader.soft import read_soft_labels
 from tokenmix_loader.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets
 from tokenmix_loader.token_labeling import TokenTargets
@@ -84,9 +84,15 @@ class Recipe:
                 raise ValueError(
                     f"TokenMix: {name}: expected a number >= {least:g}, found {getattr(self, name)}; change the setting"
                 )
-        unknown = sorted(self.mask_options.keys() - signature(sample_masks).parameters.keys())
+        known = signature(sample_masks).parameters.keys() - {"rng", "batch", "grid", "kind", "kept", "per"}
+        unknown = sorted(self.mask_options.keys() - known)
         if unknown:
             raise TypeError(f"TokenMix: {unknown[0]}: expected a setting of Recipe or sample_masks; leave it out")
+        if self.mask_options and self.kind not in KINDS:
+            raise ValueError(
+                f"TokenMix: {min(self.mask_options)}: expected kind {', '.join(KINDS)} with it, found {self.kind!r}, "
+                "which has no such setting; leave it out"
+            )
         # A wrong option fails here, not in the loop.
         self.draw(np.random.default_rng(0), 1, self.grid, torch.zeros(1, *self.grid))
 
@@ -114,6 +120,8 @@ class Recipe:
         enabled: bool = True,
     ) -> tuple[Draw, Targets]:
         """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`."""
+        if self.kind != "cutmix":
+            token_size(size, self.grid)  # in every batch, not only in those that get a mask
         if not enabled:
             return Draw(), self.targets(Draw(), store, given)
         tokens = self.tokens(store, given) if self.kind in GUIDES else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 Grid = tuple[int, int]
@@ -24,7 +26,19 @@ def require_choice(where: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{where}: expected one of {', '.join(choices)}, found {value!r}; choose one of them")
 
 
-def require_grid(where: str, grid: Grid) -> None:
-    """Raise ValueError unless `grid` is a pair of positive whole numbers."""
-    if len(grid) != 2 or any(int(size) != size or size < 1 for size in grid):
+def require_grid(where: str, grid: Any) -> Grid:
+    """The pair of positive whole numbers that `grid` is, as ints; ValueError for anything else."""
+    if np.shape(grid) != (2,) or any(int(size) != size or size < 1 for size in grid):
         raise ValueError(f"{where}: expected (gh, gw) of at least 1, found {grid}; pass the student's token grid")
+    return int(grid[0]), int(grid[1])
+
+
+def token_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a token in px; ValueError where the grid does not divide the image."""
+    (height, width), (gh, gw) = size, grid
+    if height % gh or width % gw:
+        raise ValueError(
+            f"mix_images: expected height and width in multiples of the {gh} x {gw} grid, found {height} x {width}; "
+            "set the grid to the student's tokens"
+        )
+    return height // gh, width // gw

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from timm.data import ImageDataset
+from torch.utils.data import Dataset
 from torchvision.datasets import DatasetFolder
 
 from tokenmix_loader._store import names_or_numbers
@@ -35,17 +36,20 @@ def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | 
     torchvision's ImageFolder and timm's ImageDataset (folder, tar or `hfds/`) know their keys. For any other dataset
     of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises where an
     image cannot be read; timm's own retry, which would return the next image, is not used. Raises TypeError
-    for a dataset without keys, ValueError for lists of different lengths and for a dataset with a
-    target_transform.
+    for a dataset without keys and for a subclass that loads in its own way, ValueError for lists of different
+    lengths, for a dataset with a target_transform and, with `keys`, for one with a transform, which nobody traces.
     """
     if getattr(dataset, "target_transform", None) is not None:
         raise ValueError(f"{_name(dataset)}.target_transform: expected None, found one; maps belong to plain labels")
     if keys is not None:
+        _refuse_transforms(dataset)
         labels = getattr(dataset, "targets", None) if labels is None else labels
         source = _pairs(dataset, keys, labels)
     elif isinstance(dataset, DatasetFolder):
+        _refuse_own_loading(dataset, DatasetFolder)
         source = _torchvision_folder(dataset)
     elif isinstance(dataset, ImageDataset):
+        _refuse_own_loading(dataset, ImageDataset)
         source = _timm_dataset(dataset)
     else:
         raise TypeError(
@@ -60,18 +64,48 @@ def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | 
     return source
 
 
+def _refuse_own_loading(dataset: Any, kind: type[Dataset[Any]]) -> None:
+    """Files are read by key here, so what a subclass makes of them would be left out."""
+    if type(dataset).__getitem__ is not kind.__getitem__:
+        raise TypeError(
+            f"MapDataset: expected {kind.__name__}'s own way of loading, found another in {_name(dataset)}; "
+            "pass keys=[...], one path relative to the dataset's root per image"
+        )
+
+
+def _refuse_transforms(dataset: Any) -> None:
+    """Also of the datasets that Subset and ConcatDataset wrap."""
+    if any(getattr(dataset, name, None) is not None for name in ("transform", "transforms")):
+        raise ValueError(
+            f"{_name(dataset)}.transform: expected None, found one, which may move what the maps show; "
+            "give it to MapDataset instead"
+        )
+    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
+        if inner is not None:
+            _refuse_transforms(inner)
+
+
 def _pairs(dataset: Any, keys: Sequence[str], labels: Labels | None) -> Source:
     if labels is None:
         raise TypeError(f"{_name(dataset)}: expected labels, found neither `labels` nor `targets`; pass labels=[...]")
-    return Source(keys, np.asarray(labels, np.int64), partial(_load_pair, dataset))
+    given = np.asarray(labels)
+    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+        raise TypeError(
+            f"{_name(dataset)}: expected one whole number per label, found {given.dtype} {list(given.shape)}; "
+            "pass class indices"
+        )
+    return Source(keys, given.astype(np.int64), partial(_load_pair, dataset))
 
 
 def _load_pair(dataset: Any, index: int) -> Image.Image:
-    image = dataset[index][0]
+    return require_pil(f"{_name(dataset)}[{index}]", dataset[index][0])
+
+
+def require_pil(where: str, image: Any) -> Image.Image:
+    """The image itself; TypeError for anything else, whose steps cannot be followed from its file."""
     if not isinstance(image, Image.Image):
         raise TypeError(
-            f"{_name(dataset)}[{index}]: expected a PIL image, found {type(image).__name__}; "
-            "give the transform to MapDataset instead"
+            f"{where}: expected a PIL image, found {type(image).__name__}; give the transform to MapDataset instead"
         )
     return image
 
@@ -87,10 +121,10 @@ def _torchvision_folder(dataset: Any) -> Source:
 def _load_file(loader: Callable[[str], Any], paths: Sequence[str], index: int) -> Image.Image:
     path = paths[index]
     try:
-        image: Image.Image = loader(path)
+        image = loader(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return image
+    return require_pil(path, image)
 
 
 def _timm_dataset(dataset: Any) -> Source:

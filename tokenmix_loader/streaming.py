@@ -9,9 +9,9 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from tokenmix_loader._store import STATUS_OK, MapStore, StoreMismatch, open_store
-from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size
+from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size, traced_or_none, warn_of_unreadable
 from tokenmix_loader.shapes import require_choice
-from tokenmix_loader.trace import trace
+from tokenmix_loader.sources import require_pil
 
 
 class MapJoin:
@@ -31,7 +31,8 @@ class MapJoin:
         """
         require_choice("MapJoin: missing", missing, ("error", "area"))
         self._store, self._missing = open_store(store), missing
-        self._traced = None if transform is None else trace(transform)
+        self._traced = traced_or_none(transform)
+        warn_of_unreadable(self._store, [*self._store.keys], np.flatnonzero(self._store.statuses != STATUS_OK))
         hashes = np.fromiter((_hash(key) for key in self._store.keys), np.uint64, len(self._store))
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
@@ -46,8 +47,12 @@ class MapJoin:
     def __call__(self, image: Any, label: int, key: str) -> tuple[Any, MapTarget]:
         """The transformed image and its target; `image` is a PIL image.
 
-        Raises StoreMismatch for a key without a map, for another label and another shape than at extraction.
+        Raises StoreMismatch for a key without a map, for another label and another shape than at extraction, TypeError
+        for anything but a PIL image and a text.
         """
+        if not isinstance(key, str):
+            raise TypeError(f"MapJoin: expected a key of type str, found {key!r}; decode it")
+        require_pil(key, image)
         row = self._row(key)
         if row != NO_MAP:
             self._check(row, image, int(label), key)

@@ -87,6 +87,8 @@ def mix_scores(
     require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
     require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
     require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
+    if masks.dtype != torch.bool and not masks.is_floating_point():
+        raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
     kept = masks.float()
     area = kept.mean(dim=(1, 2))
     if supervision == "area":
@@ -130,6 +132,10 @@ def dense_targets(scores: Scores, labels: Scores, num_classes: int, *, smoothing
     """
     classes, sharp = torch.stack(labels, dim=1).long(), torch.stack(scores, dim=1).float()
     _check_labels(classes, num_classes)
+    if not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"dense_targets: smoothing: expected a share from 0 to 1, found {smoothing}; change the setting"
+        )
     together = sharp.sum(dim=1, keepdim=True)
     equal = classes[:, :1] == classes[:, 1:]
     sharp, total = torch.where(equal, together.clamp(max=1), sharp), torch.where(equal, together.clamp(max=1), together)

@@ -49,6 +49,11 @@ class TokenLabelLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, token_logits: torch.Tensor, targets: TokenTargets) -> torch.Tensor:
         """Scalar loss of `logits` [B, K] and `token_logits` [B, T, K]; ValueError for other shapes."""
+        if not isinstance(targets, TokenTargets):
+            raise TypeError(
+                f"TokenLabelLoss: expected TokenTargets, found {type(targets).__name__}; mix with "
+                "supervision='tokenlabeling'"
+            )
         batch, tokens = targets.share.shape
         classes = targets.label.shape[1]
         require_shape("TokenLabelLoss: logits", logits, (batch, classes), "pass the class token's logits, [B, K]")

@@ -59,6 +59,9 @@ def main(
         mean=config["mean"], std=config["std"], pin_memory=device.type == "cuda", device=device,
     )  # fmt: skip
 
+    if not len(loader):
+        raise click.UsageError(f"--batch-size {batch_size}: expected at most the {len(dataset)} images of {images}")
+
     by_token = supervision == "tokenlabeling"
     loss_fn = TokenLabelLoss() if by_token else SoftTargetCrossEntropy()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=0.05)

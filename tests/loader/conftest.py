@@ -93,3 +93,8 @@ def make_store(tmp_path: Path) -> StoreMaker:
         return MapStore(path)
 
     return make
+
+
+def small_blocks(settings: dict[str, Any]) -> dict[str, Any]:
+    """Blocks that leave room on a small grid, for the kinds of mask that have any."""
+    return {} if settings.get("kind") in ("cutmix", "attentive", "peak") else {"min_tokens": 4}

@@ -13,7 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
-from tests.loader.conftest import CLASSES, StoreMaker, keys_and_labels
+from tests.loader.conftest import CLASSES, StoreMaker, keys_and_labels, small_blocks
 from tests.loader.test_mixup import LABELS, batch
 from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMixCollate
 
@@ -35,8 +35,8 @@ def samples(size: int = 6, side: int = 12) -> Samples:
 
 
 def collate(store: MapStore, **settings: Any) -> TokenMixCollate:
-    own: dict[str, Any] = {"num_classes": 3, "switch_prob": 1.0, "label_smoothing": 0.0, "min_tokens": 4}
-    return TokenMixCollate(store, (6, 6), **own | settings)
+    own: dict[str, Any] = {"num_classes": 3, "switch_prob": 1.0, "label_smoothing": 0.0}
+    return TokenMixCollate(store, (6, 6), **own | small_blocks(settings) | settings)
 
 
 @pytest.mark.parametrize("kind", ["block", "random", "region", "cutmix", "attentive", "peak"])
@@ -214,3 +214,25 @@ def test_ranks_share_out_the_images_and_draw_on_their_own(images: Path, make_sto
         mixed.append([dense for _, dense in batches])
     assert len(set(seen)) == (10 if repeated else 30)
     assert not any(torch.equal(a, b) for a, b in zip(*mixed, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"seed": -1}, ValueError, "seed: expected a whole number of at least 0, found -1"),
+        ({"seed": None}, ValueError, "seed: expected a whole number"),
+        ({"smoothing": 0.3}, TypeError, "pass label_smoothing"),
+        ({"batch": 3}, TypeError, "batch: expected a setting of Recipe or sample_masks"),
+    ],
+)
+def test_settings_that_would_fail_in_a_worker(
+    store: MapStore, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        collate(store, **settings)
+
+
+def test_pil_images_are_told_where_the_transform_belongs(store: MapStore, images: Path) -> None:
+    image, _ = ImageFolder(images)[0]
+    with pytest.raises(TypeError, match="found Image; give MapDataset a transform, and wrap a Subset"):
+        collate(store)([(image, samples()[0][1])] * 2)

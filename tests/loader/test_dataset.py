@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import ImageDataset, create_transform
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
@@ -225,9 +225,39 @@ def test_what_does_not_fit_is_refused(
 
 def test_pairs_must_be_of_images(images: Path, make_store: StoreMaker) -> None:
     rows = keys_and_labels(images)
-    dataset = MapDataset(ImageFolder(images, tv.ToTensor()), make_store(rows), keys=[*rows])
-    with pytest.raises(TypeError, match="expected a PIL image, found Tensor; give the transform to MapDataset"):
-        dataset[0]
+    folder = ImageFolder(images, loader=lambda _: torch.zeros(3, 8, 8))
+    for settings in ({}, {"keys": [*rows]}):
+        dataset = MapDataset(folder, make_store(rows), **settings)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="expected a PIL image, found Tensor; give the transform to MapDataset"):
+            dataset[0]
+
+
+@pytest.mark.parametrize("wrap", [lambda folder: folder, lambda folder: Subset(folder, range(len(folder)))])
+def test_a_transform_that_nobody_traces_is_refused(
+    images: Path, make_store: StoreMaker, wrap: Callable[[ImageFolder], Any]
+) -> None:
+    """The dataset would flip what the map shows."""
+    rows = keys_and_labels(images)
+    dataset = wrap(ImageFolder(images, tv.RandomHorizontalFlip(1)))
+    with pytest.raises(ValueError, match=r"ImageFolder.transform: expected None, found one"):
+        MapDataset(dataset, make_store(rows), keys=[*rows], labels=[*rows.values()])
+
+
+def test_a_subclass_that_loads_in_its_own_way_is_refused(images: Path, make_store: StoreMaker) -> None:
+    class Cropped(ImageFolder):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return image.crop((0, 0, 4, 4)), label
+
+    with pytest.raises(TypeError, match="expected DatasetFolder's own way of loading, found another in Cropped"):
+        MapDataset(Cropped(images), make_store(keys_and_labels(images)))
+
+
+def test_labels_are_whole_numbers(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    pairs = Subset(ImageFolder(images), range(len(rows)))
+    with pytest.raises(TypeError, match="expected one whole number per label, found float64"):
+        MapDataset(pairs, make_store(rows), keys=[*rows], labels=[0.5] * len(rows))  # type: ignore[list-item]
 
 
 def test_timm_s_own_training_transform_goes_through_its_loader(images: Path, make_store: StoreMaker) -> None:

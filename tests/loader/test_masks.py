@@ -130,6 +130,8 @@ def test_the_released_variant_ends_on_small_grids(grid: tuple[int, int]) -> None
         ({"variant": "released", "beta": (1, 1)}, "expected a fixed share"),
         ({"kept": 1.5}, "kept: expected a share from 0 to 1, found 1.5"),
         ({"beta": (0, 1)}, "beta: expected two positive"),
+        ({"beta": 1.0}, "beta: expected two positive"),
+        ({"aspect": (1, math.inf)}, "aspect: expected"),
         ({"min_tokens": 0}, "min_tokens: expected at least 1"),
         ({"aspect": (2, 1)}, "aspect: expected"),
         ({"batch": 0}, "batch: expected at least 1"),
@@ -146,7 +148,11 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
 def test_guided_masks_keep_exactly_their_count(kind: str, grid: tuple[int, int], kept: float, seed: int) -> None:
     tokens = torch.rand(4, *grid, generator=torch.Generator().manual_seed(seed)) * (seed % 3)
     masks = guided_masks(rng(seed), tokens, kind, kept=kept)
-    assert (masks.sum((1, 2)) == math.floor(kept * grid[0] * grid[1] + 0.5)).all()
+    count = math.floor(kept * grid[0] * grid[1] + 0.5)
+    assert (masks.sum((1, 2)) == count).all()
+    if kind == "peak" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the partner's peak is pasted
+        peaks = tokens.flip(0).flatten(1).argmax(1, keepdim=True)
+        assert not masks.flatten(1).gather(1, peaks).any()
 
 
 def test_attentive_masks_keep_what_image_a_shows_most_of() -> None:

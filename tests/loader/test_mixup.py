@@ -10,7 +10,7 @@ from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
 from store import StoreMismatch
-from tests.loader.conftest import StoreMaker, keys_and_labels
+from tests.loader.conftest import StoreMaker, keys_and_labels, small_blocks
 from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMix, mix_images, read_tokens, sample_masks
 
 WHOLE = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1], dtype=torch.float64)
@@ -31,8 +31,8 @@ def batch(size: int = 6, side: int = 12) -> tuple[torch.Tensor, MapTarget]:
 
 
 def tokenmix(store: MapStore, seed: int = 0, **options: Any) -> TokenMix:
-    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 1.0, "smoothing": 0.0, "min_tokens": 4}
-    settings |= options
+    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 1.0, "smoothing": 0.0}
+    settings |= small_blocks(options) | options
     return TokenMix(store, rng=np.random.default_rng(seed), **settings)
 
 
@@ -178,6 +178,9 @@ def test_mask_options_reach_the_masks(store: MapStore) -> None:
         ({"smoothing": -0.1}, "smoothing: expected a share"),
         ({"kind": "blob"}, "kind: expected one of block"),
         ({"min_tokens": 0}, "min_tokens: expected at least 1"),
+        ({"kind": "attentive", "beta": (1, 1)}, "beta: expected kind block, random, region with it, found 'attentive'"),
+        ({"kind": "cutmix", "min_tokens": 3}, "min_tokens: expected kind"),
+        ({"grid": 6}, r"grid: expected \(gh, gw\) of at least 1, found 6"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(store: MapStore, options: dict[str, Any], message: str) -> None:
@@ -194,8 +197,9 @@ def test_wrong_batches_are_refused(store: MapStore) -> None:
         (images[0], "images: expected shape"),
         (images[..., 1:], "multiples of the 6 x 6 grid, found 12 x 11"),
     ):
-        with pytest.raises(ValueError, match=message):
-            mix(bad, targets)
+        for one in (mix, tokenmix(store, switch_prob=0.0)):  # also where Mixup needs no grid
+            with pytest.raises(ValueError, match=message):
+                one(bad, targets)
     with pytest.raises(ValueError, match="labels: expected 0 to 1, found 0 to 2"):
         tokenmix(store, num_classes=2)(images, targets)
 

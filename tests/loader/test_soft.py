@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from store import StoreMismatch
-from tests.loader.conftest import GRID, StoreMaker
+from tests.loader.conftest import GRID, StoreMaker, small_blocks
 from tests.loader.test_geometry import random_crops
 from tokenmix_loader import MapStore, MapTarget, TokenLabelLoss, TokenMix, TokenTargets, read_soft_labels
 
@@ -67,7 +67,7 @@ def probabilities(store: MapStore, targets: MapTarget, grid: tuple[int, int] = T
 
 
 def tokenmix(store: MapStore, supervision: str, seed: int = 0, **options: Any) -> TokenMix:
-    chosen: dict[str, Any] = {"switch_prob": 1.0, "min_tokens": 4, "smoothing": 0.1, "kept": 0.25} | options
+    chosen: dict[str, Any] = {"switch_prob": 1.0, "smoothing": 0.1, "kept": 0.25} | small_blocks(options) | options
     return TokenMix(
         store, CLASSES, TOKENS, rng=np.random.default_rng(seed), supervision=supervision, per="sample", **chosen
     )

@@ -18,7 +18,7 @@ from extract.images import list_images
 from store import StoreMismatch
 from store.keys import names_or_numbers
 from tests.loader.conftest import StoreMaker, keys_and_labels
-from tokenmix_loader import MapJoin, MapTarget
+from tokenmix_loader import MapJoin, MapTarget, trace
 from tokenmix_loader.dataset import join
 from tokenmix_loader.sources import source_of
 
@@ -141,3 +141,15 @@ def test_names_or_numbers() -> None:
     assert names_or_numbers(["/a/x.jpg", "C:\\b\\y.jpg"]) == ["x.jpg", "y.jpg"]
     for paths in (["/a/x.jpg", "/b/x.jpg"], ["x.jpg", None], ["a/", "b"]):
         assert names_or_numbers(paths) == ["000000000", "000000001"]
+
+
+def test_a_sample_of_another_type_is_refused(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    key, label = next(iter(rows.items()))
+    join = MapJoin(make_store(rows), trace(CROP))  # traced already, as MapDataset takes it
+    with Image.open(images / key) as image:
+        assert join(image, label, key)[0].shape == (3, 16, 16)
+        with pytest.raises(TypeError, match=r"expected a key of type str, found b'.*; decode it"):
+            join(image, label, key.encode())  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="expected a PIL image, found Tensor"):
+            join(tv.ToTensor()(image), label, key)
