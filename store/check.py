@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from store.growth import read_keys
 from store.head import read_head
 from store.header import Header
 from store.layout import header_name, keys_name, shard_name
-from store.rows import ListDigest, Table, row_digests, row_faults
+from store.rows import Array, ListDigest, Table, list_digest, row_digests, row_faults
 from store.seal import is_sealed
 from store.shard import open_hdf5, open_shard, read_table
 from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK
@@ -60,8 +62,9 @@ def verify(path: StrPath) -> VerifyReport:
     folder = Path(path)
     header = read_header(folder)
     problems = _foreign_files(folder, header) + _head_problems(folder, header)
-    problems += _index_problems(folder, header) + _growth_problems(folder, header)
+    problems += _index_problems(folder, header)
     listed: ListDigest | None = ListDigest()
+    labels: list[Array] = []
     unreadable = 0
     for shard in range(header.layout.shards):
         found, table = _read_checked(folder / shard_name(shard), header, shard)
@@ -70,11 +73,13 @@ def verify(path: StrPath) -> VerifyReport:
             listed = None
             continue
         unreadable += int((table["status"] != STATUS_OK).sum())
+        labels.append(table["label"])
         if listed is not None:
             listed.update(table["key"].tolist(), table["label"])
     if listed is not None and listed.hexdigest() != header.dataset["digest"]:
         message = "list of (key, label): its digest is not that of the header; rows were exchanged or rewritten"
         problems.append(Problem(None, None, None, message))
+    problems += _growth_problems(folder, header, np.concatenate(labels) if listed is not None else None)
     return VerifyReport(header.rows, header.layout.shards, unreadable, tuple(problems))
 
 
@@ -148,13 +153,27 @@ def _index_problems(folder: Path, header: Header) -> list[Problem]:
     return [] if same else [Problem(None, None, None, message)]
 
 
-def _growth_problems(folder: Path, header: Header) -> list[Problem]:
-    """Headers and keys from before the last extension are read when a job resumes, or never: checked all the same."""
+def _growth_problems(folder: Path, header: Header, labels: Array | None) -> list[Problem]:
+    """Headers and keys from before the last extension are read when a job resumes, or never: checked all the same.
+
+    `labels` [rows] of the store, None where some are not known, and with them whether the keys are the right ones.
+    """
     problems = []
-    for number in range(len(header.earlier)):
+    for number, (rows, digest) in enumerate(header.earlier):
+        name = header_name(number)
+        extended = header.before(number + 1) if number + 1 < len(header.earlier) else header
         try:
-            read_header(folder, number).require(header.before(number), folder / header_name(number))
-            read_keys(folder, header if number + 1 == len(header.earlier) else header.before(number + 1))
+            if not os.path.lexists(folder / name):
+                raise StoreError(f"{name}: missing: expected the header from before an extension; run `tokenmix "
+                                 "verify --repair`, which writes it again")  # fmt: skip
+            read_header(folder, number).require(header.before(number), folder / name)
+        except StoreError as error:
+            problems.append(Problem(None, None, None, str(error)))
+        try:
+            keys = read_keys(folder, extended)
+            if labels is not None and list_digest(keys, labels[:rows]) != digest:
+                raise StoreError(f"{keys_name(number + 1)}: expected the keys of the first {rows} rows, found others; "
+                                 "run `tokenmix verify --repair`")  # fmt: skip
         except StoreError as error:
             problems.append(Problem(None, None, None, str(error)))
     return problems
@@ -173,5 +192,14 @@ def _foreign_files(folder: Path, header: Header) -> list[Problem]:
 
 def _explain(file: Path) -> str:
     if is_temporary(file):
-        return "left over from a writer that was killed, or still at work; `tokenmix extract` removes its own"
+        return (
+            "left over from a writer that was killed, or still at work; `tokenmix extract` removes those of its own "
+            "machine, `tokenmix verify --repair` silent ones beside the complete file; others may be removed by hand "
+            "when no job is at work"
+        )
+    if re.fullmatch(r"shard-\d{5,}\.h5", file.name):
+        return (
+            "expected no shard of this number; of an extension whose header was lost? Run `tokenmix extract --extend` "
+            "with its images again; otherwise move it elsewhere"
+        )
     return "expected only the header and its shards here; move it elsewhere"

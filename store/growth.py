@@ -60,12 +60,21 @@ def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:
 
 
 def read_keys(path: StrPath, header: Header) -> list[str]:
-    """The keys of the rows before the last extension; StoreError for a file that is missing or was changed."""
-    file = Path(path) / keys_name(len(header.earlier))
+    """The keys of the rows before the last extension; StoreError for a file that is missing, changed or another."""
+    file, rows = Path(path) / keys_name(len(header.earlier)), header.earlier[-1][0]
     if not (file.is_file() and is_sealed(file)):
-        raise StoreError(f"{file}: expected the keys of {header.earlier[-1][0]} rows, found no such file, or a changed "
-                         "one; restore it from a copy")  # fmt: skip
-    return file.read_bytes()[:-SEAL_NBYTES].decode("utf-8").split("\0")[:-1]
+        raise _bad_keys(file, rows, "no such file, or a changed one")
+    keys = file.read_bytes()[:-SEAL_NBYTES].decode("utf-8").split("\0")[:-1]
+    if len(keys) != rows:
+        raise _bad_keys(file, rows, str(len(keys)))
+    return keys
+
+
+def _bad_keys(file: Path, rows: int, found: str) -> StoreError:
+    return StoreError(
+        f"{file}: expected the keys of {rows} rows, found {found}; run `tokenmix verify --repair`, or restore it from "
+        "a copy"
+    )
 
 
 def stored_labels(path: StrPath, header: Header) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import time
 from itertools import count
 from pathlib import Path
 
@@ -10,23 +12,24 @@ from store.check import VerifyReport, check_shard, verify
 from store.claims import list_shards
 from store.create import read_header, write_header
 from store.errors import StoreError
-from store.folder import StrPath, discard_leftovers, sync_folder
-from store.growth import read_keys, stored_labels, write_keys
+from store.folder import StrPath, discard_leftovers, split_temporary, sync_folder
+from store.growth import stored_labels, write_keys
 from store.header import Header
 from store.layout import header_name, keys_name, shard_name
 from store.rows import list_digest
 from store.seal import is_sealed
-from store.spec import HEAD_FILE
+from store.spec import HEAD_FILE, INDEX_FILE
 
 ALIVE_S = 120.0  # a writer heard of within this time may be at work
 
 
 def repair(path: StrPath) -> tuple[VerifyReport, list[str]]:
-    """What `verify` finds, and a line on each file that was then removed or set aside.
+    """What `verify` finds, and a line on each file that was then removed, set aside or written again.
 
-    A damaged shard or head is removed, and so is what a dead writer of this machine left. A whole file in the place
-    of another shard, perhaps the only copy, gets another name. Sound shards, the header and files of other names
-    stay; lost headers and keys from before an extension are written again.
+    A damaged shard or head is removed, and the index with it; so is what writers left that are dead or, beside the
+    complete file, silent. A whole file in the place of another, perhaps the only copy, gets another name. Sound
+    shards, the last header and files of other names stay; lost headers and keys from before an extension are
+    written again.
 
     Raises StoreError where there is no readable header, or where somebody is at work.
     """
@@ -35,45 +38,83 @@ def repair(path: StrPath) -> tuple[VerifyReport, list[str]]:
     _refuse_while_at_work(folder, header)
     report = verify(folder)
     _refuse_while_at_work(folder, header)  # since `verify` may have taken an hour
-    done = [f"{file.name}: left by a dead writer, removed" for file in discard_leftovers(folder)]
-    for shard in sorted({problem.shard for problem in report.problems if problem.shard is not None}):
-        file = folder / shard_name(shard)
-        if file.is_file() and check_shard(file, header, shard):  # it may have been replaced since
-            done.append(_take_away(file))
-    if any(problem.message.startswith(HEAD_FILE) for problem in report.problems) and (folder / HEAD_FILE).exists():
-        done.append(_take_away(folder / HEAD_FILE))
+    left = [*discard_leftovers(folder), *_discard_silent(folder)]
+    done = [f"{file.name}: left by a dead writer, removed" for file in left]
+    # first, as a damaged shard may be all that tells the keys of its rows
+    done += _restore_headers(folder, header) + _restore_keys(folder, header, report)
+    done += _take_away_damaged(folder, header, report)
     sync_folder(folder)
-    return report, done + _restore(folder, header)
+    return report, done
 
 
-def _restore(folder: Path, header: Header) -> list[str]:
-    """Write again what an extension keeps of the store before it, where it is lost and the rest tells it."""
+def _discard_silent(folder: Path) -> list[Path]:
+    """Remove and return what somebody left who is silent, perhaps on another machine, where the file is complete."""
+    removed = []
+    for file in sorted(folder.iterdir()):
+        parts = split_temporary(file.name)
+        with contextlib.suppress(FileNotFoundError):  # ended since
+            if parts and (folder / parts.target).is_file() and time.time() - file.stat().st_mtime > ALIVE_S:
+                file.unlink()
+                removed.append(file)
+    return removed
+
+
+def _restore_headers(folder: Path, header: Header) -> list[str]:
+    """Write headers from before an extension again, which the last one tells."""
     done = []
     for number in range(len(header.earlier)):
-        before = header.before(number)
-        if not _is_sound(lambda before=before: read_header(folder, len(before.earlier))):  # type: ignore[misc]
-            (folder / header_name(number)).unlink(missing_ok=True)
-            write_header(folder, before)
-            done.append(f"{header_name(number)}: written again")
-    if header.earlier and not _is_sound(lambda: read_keys(folder, header)):
-        labels = list(stored_labels(folder, header).items())[: header.earlier[-1][0]]
-        keys = [key for key, _ in labels]
-        if list_digest(keys, [label for _, label in labels]) == header.earlier[-1][1]:
-            write_keys(folder, header, keys)
-            done.append(f"{keys_name(len(header.earlier))}: written again")
+        file, before = folder / header_name(number), header.before(number)
+        stored = _stored_header(folder, number)
+        if stored is not None and stored.content_digest == before.content_digest:
+            continue
+        if os.path.lexists(file):
+            done.append(_take_away(file, whole=stored is not None))
+        write_header(folder, before)
+        done.append(f"{file.name}: written again")
     return done
 
 
-def _is_sound(read: Callable[[], object]) -> bool:
+def _stored_header(folder: Path, number: int) -> Header | None:
     try:
-        read()
+        return read_header(folder, number)
     except StoreError:
-        return False
-    return True
+        return None
 
 
-def _take_away(file: Path) -> str:
-    if not is_sealed(file):
+def _restore_keys(folder: Path, header: Header, report: VerifyReport) -> list[str]:
+    """Write again what an extension keeps of the keys before it, where the shards still tell them."""
+    done = []
+    for number in range(1, len(header.earlier) + 1):
+        name = keys_name(number)
+        extended = header.before(number) if number < len(header.earlier) else header
+        if not any(name in problem.message for problem in report.problems):
+            continue
+        with contextlib.suppress(StoreError):  # of a shard that is worse than its keys
+            labels = stored_labels(folder, extended.before(-1))
+            if list_digest(list(labels), list(labels.values())) == extended.earlier[-1][1]:
+                write_keys(folder, extended, list(labels))
+                done.append(f"{name}: written again")
+    return done
+
+
+def _take_away_damaged(folder: Path, header: Header, report: VerifyReport) -> list[str]:
+    done = []
+    for shard in sorted({problem.shard for problem in report.problems if problem.shard is not None}):
+        file = folder / shard_name(shard)
+        if file.is_file() and check_shard(file, header, shard):  # it may have been replaced since
+            done.append(_take_away(file, whole=is_sealed(file)))
+    index = folder / INDEX_FILE
+    if index.is_file() and (done or any(problem.message.startswith(INDEX_FILE) for problem in report.problems)):
+        index.unlink()
+        done.append(f"{INDEX_FILE}: out of date, removed; `tokenmix index` writes it again")
+    head = folder / HEAD_FILE
+    if head.exists() and any(problem.message.startswith(HEAD_FILE) for problem in report.problems):
+        done.append(_take_away(head, whole=is_sealed(head)))
+    return done
+
+
+def _take_away(file: Path, *, whole: bool) -> str:
+    if not whole:
         file.unlink()
         return f"{file.name}: damaged, removed"
     names = (file.with_name(f"{file.name}.aside{number or ''}") for number in count())

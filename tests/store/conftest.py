@@ -95,6 +95,18 @@ def write_extended(path: Path, batch: RowBatch, shard_rows: int, ends: Sequence[
     return header
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    """All files of a store."""
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def flip(file: Path, at: int = 4099) -> None:
+    """Turn one bit of a file; by default in the payload of a shard."""
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+
 def reseal(file: Path) -> None:
     """After HDF5 wrote to a file again, which drops its seal."""
     file.write_bytes(seal(io.BytesIO(file.read_bytes())))

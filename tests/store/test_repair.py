@@ -9,18 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from store import Head, RowBatch, StoreError, repair, verify, write_head
-from tests.store.conftest import make_header, make_rows, write_shard, write_store
-
-
-def flip(file: Path, at: int = 4099) -> None:
-    raw = bytearray(file.read_bytes())
-    raw[at] ^= 1
-    file.write_bytes(raw)
-
-
-def contents(maps: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in maps.iterdir()}
+from store import Head, RowBatch, StoreError, repair, verify, write_head, write_index
+from tests.store.conftest import contents, flip, make_header, make_rows, write_shard, write_store
 
 
 def test_a_sound_store_is_left_as_it_is(maps: Path) -> None:
@@ -78,9 +68,27 @@ def test_somebody_at_work_is_not_disturbed(maps: Path) -> None:
     with pytest.raises(StoreError, match="expected nobody at work, found zeus pid 7 at shard 1, heard of 0 s ago"):
         repair(maps)
     assert (maps / "shard-00000.h5").exists()
-    os.utime(claim, (0, 0))
-    assert repair(maps)[1] == ["shard-00000.h5: damaged, removed"]
-    assert claim.exists()  # of another machine, which may have another clock
+
+
+def test_the_silent_of_other_machines_go_where_the_file_is_complete(maps: Path) -> None:
+    (maps / "shard-00001.h5").unlink()
+    left = [maps / f"{name}.zeus.7.tmp" for name in ("shard-00000.h5", "shard-00001.h5", "store.json")]
+    for file in left:
+        file.touch()
+        os.utime(file, (0, 0))
+    assert repair(maps)[1] == [f"{file.name}: left by a dead writer, removed" for file in (left[0], left[2])]
+    assert left[1].exists()  # its machine may have another clock
+    assert any("may be removed by hand" in str(problem) for problem in verify(maps).problems)
+
+
+def test_the_index_goes_with_a_shard(maps: Path) -> None:
+    write_index(maps)
+    assert repair(maps)[1] == []
+    flip(maps / "shard-00001.h5")
+    gone = "index.h5: out of date, removed; `tokenmix index` writes it again"
+    assert repair(maps)[1] == ["shard-00001.h5: damaged, removed", gone]
+    (maps / "index.h5").write_bytes(b"torn")
+    assert repair(maps)[1] == [gone]
 
 
 def test_what_the_dead_left_goes(maps: Path) -> None:

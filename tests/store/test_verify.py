@@ -159,7 +159,7 @@ def foreign(maps: Path) -> None:
         (rewrite("key", b"\xff\xfe"), 1, "key: expected UTF-8"),
         (swap_rows, None, r"list of \(key, label\): its digest"),
         (write("shard-00001.h5.host.12.tmp", b""), None, "shard-00001.h5.host.12.tmp: left over"),
-        (write("shard-00003.h5", b""), None, "shard-00003.h5: expected only"),
+        (write("shard-00003.h5", b""), None, "shard-00003.h5: expected no shard of this number"),
         (write("notes.txt", b""), None, "notes.txt: expected only"),
     ],
 )
