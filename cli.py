@@ -129,6 +129,7 @@ def show(store: Path, images: Path, class_map: Path | None, output: Path, **choi
 @main.command()
 @STORE
 @click.option("--images", type=FOLDER, required=True, help="The class folder that the maps were extracted from.")
+@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("--samples", type=click.IntRange(1), default=1024, show_default=True, help="Images per pass.")
 @click.option("--batch-size", "batch", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")

@@ -1,6 +1,7 @@
 """The commands as a user meets them: real runs on real photographs, and what each mistake says."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -131,6 +132,18 @@ def test_show_writes_a_picture(maps: Path, images: Path, tmp_path: Path) -> None
     again = tokenmix("show", maps, "--images", images, "-o", tmp_path / "again.png", "--pairs", 2)
     assert again.exit_code == 0
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_an_image_that_is_broken_now_is_named(maps: Path, images: Path, tmp_path: Path) -> None:
+    """In this process, and in one that decodes, whose traceback would be of no use."""
+    broken = tmp_path / "images"
+    shutil.copytree(images, broken)
+    for photo in broken.glob("*/*"):
+        photo.write_bytes(b"")
+    shown = tokenmix("show", maps, "--images", broken, "-o", tmp_path / "out.png")
+    benched = tokenmix("bench", maps, "--images", broken, "--workers", 1, "--batch-size", 4)
+    for result in (shown, benched):
+        fails(result, "tokenmix: error: ", "cannot identify image file")
 
 
 def test_show_refuses_other_images(maps: Path, tmp_path: Path) -> None:

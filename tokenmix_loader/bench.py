@@ -7,17 +7,19 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from timm.data import FastCollateMixup, create_transform
+from PIL import Image
+from timm.data import FastCollateMixup, ImageDataset, create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision.datasets import ImageFolder
 
-from tokenmix_loader._store import MapStore
+from tokenmix_loader._store import STATUS_OK, MapStore
 from tokenmix_loader.collate import TokenMixCollate
 from tokenmix_loader.dataset import MapDataset
+from tokenmix_loader.sources import Source, source_of
 
 INPUT_PX, GRID = 224, (14, 14)
 
@@ -50,6 +52,7 @@ def bench(
     images: Path,
     store: Path,
     *,
+    class_map: Path | None = None,
     samples: int = 1024,
     batch: int = 128,
     workers: int = 4,
@@ -58,17 +61,20 @@ def bench(
 ) -> BenchReport:
     """Load `samples` images of a class folder `rounds` times after a warm-up: without, with and with cold maps.
 
-    Decoding, DeiT's augmentation at 224 px, and batches mixed as timm and TokenMix mix them by default. Where the
-    system cannot forget a file's pages, as macOS, cold maps are warm. Raises what `MapDataset` raises.
+    Decoding, DeiT's augmentation at 224 px, and batches mixed as timm and TokenMix mix them by default; without
+    images that were unreadable at extraction. Where the system cannot forget a file's pages, as macOS, cold maps are
+    warm. Raises what `MapDataset` raises.
     """
-    plain, mapped = ImageFolder(str(images)), MapDataset(ImageFolder(str(images)), store)
-    for dataset in (plain, mapped):
-        dataset.transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
-    chosen = np.random.default_rng(0).permutation(len(mapped))[:samples].tolist()
+    listed = ImageDataset(str(images), class_map=str(class_map or ""))
+    transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
+    maps, plain, mapped = MapStore(store), _Plain(source_of(listed), transform), MapDataset(listed, store, transform)
+    unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
+    readable = [index for index, key in enumerate(plain.source.keys) if key not in unreadable]
+    chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
     mixup: dict[str, Any] = {
         "mixup_alpha": 0.8,
         "cutmix_alpha": 1.0,
-        "num_classes": 1 + int(MapStore(store).labels.max()),
+        "num_classes": 1 + int(maps.labels.max()),
     }
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
@@ -93,6 +99,17 @@ def bench(
     found = [[run() for run in kinds] for _ in range(rounds + 1)][1:]
     costs = (Cost(*map(statistics.median, zip(*turns, strict=True))) for turns in zip(*found, strict=True))
     return BenchReport(len(mapped), *costs)
+
+
+@dataclass(frozen=True)
+class _Plain(Dataset[tuple[Any, int]]):
+    """Images with their labels alone, read from the disk as `MapDataset` reads them: what is left is what maps cost."""
+
+    source: Source
+    transform: Callable[[Image.Image], Any]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self.source.load(index)), int(self.source.labels[index])
 
 
 def forget(store: Path) -> None:

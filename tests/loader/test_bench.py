@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from store import StoreMismatch
 from tests.loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader.bench import bench, forget
 
@@ -24,6 +25,27 @@ def test_fewer_images_than_a_batch(images: Path, make_store: StoreMaker, tmp_pat
     make_store(keys_and_labels(images))
     report = bench(images, *tmp_path.iterdir(), batch=64, workers=0, rounds=1)
     assert report.images == 30
+
+
+def test_images_that_were_unreadable_are_left_out(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    """They are in the dataset, and warned of, but no epoch would get past them."""
+    broken = tmp_path / "images"
+    shutil.copytree(images, broken)
+    (broken / "ant" / "img2.jpg").write_bytes(b"")
+    make_store(keys_and_labels(images), unreadable=("ant/img2.jpg",))
+    (store,) = tmp_path.glob("maps-*")
+    with pytest.warns(UserWarning, match=r"1 that could not be read at extraction: ant/img2\.jpg"):
+        report = bench(broken, store, batch=8, workers=0, rounds=1)
+    assert report.images == 30
+
+
+def test_labels_by_a_class_map(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    (class_map := tmp_path / "classes.txt").write_text("none\nant\nbee\ncat\n")
+    make_store({key: label + 1 for key, label in keys_and_labels(images).items()})
+    (store,) = tmp_path.glob("maps-*")
+    with pytest.raises(StoreMismatch, match="expected the dataset's labels"):
+        bench(images, store, workers=0)
+    assert bench(images, store, class_map=class_map, batch=8, workers=0, rounds=1).images == 30
 
 
 def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
