@@ -20,6 +20,7 @@ from store.spec import FORMAT_NAME, INDEX_FILE, LIBVER, TEXTS
 def write_index(path: StrPath) -> Path:
     """Write `index.h5` beside the shards, again if it is there: every dataset over all rows, no byte copied.
 
+    Where a shard is lost later, HDF5 gives NaN and whole numbers of ones only (label -1, status 255), never zeros.
     Shards are named relative to it, so the folder may be moved. Raises StoreError where there is no store,
     ShardError for a missing, torn or foreign shard.
     """
@@ -31,7 +32,8 @@ def write_index(path: StrPath) -> Path:
         dtypes = {field.name: field.dtype for field in header.datasets} | _text_dtypes(files, header)
         shapes = {field.name: field.shape for field in header.datasets}
         for name, dtype in dtypes.items():
-            index.create_virtual_dataset(name, _layout(files, header, name, dtype, shapes.get(name, ())))
+            layout = _layout(files, header, name, dtype, shapes.get(name, ()))
+            index.create_virtual_dataset(name, layout, fillvalue=_fill(dtype))
         index.attrs["format"] = np.bytes_(f"{FORMAT_NAME} index")
         index.attrs["content_digest"] = np.bytes_(header.content_digest)
     target = folder / INDEX_FILE
@@ -42,6 +44,11 @@ def write_index(path: StrPath) -> Path:
     finally:
         end_temporary(temporary)
     return target
+
+
+def _fill(dtype: np.dtype[Any]) -> Any:
+    """What no row holds; a missing text stays empty, which no key is."""
+    return None if dtype.kind == "S" else np.array(np.nan if dtype.kind == "f" else -1).astype(dtype)
 
 
 def _layout(

@@ -56,6 +56,20 @@ def test_incomplete_and_torn_stores_have_no_index(maps: Path) -> None:
     assert not (maps / "index.h5").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_shard_lost_since_does_not_look_like_rows(tmp_path: Path, dtype: str) -> None:
+    write_store(tmp_path, make_rows(8, dtype="float32"), 4, dtype=dtype)
+    index = write_index(tmp_path)
+    (tmp_path / "shard-00001.h5").unlink()
+    with h5py.File(index) as file:
+        assert (file["status"][4:] == 255).all()
+        assert (file["label"][4:] == -1).all()
+        assert set(file["key"][4:]) == {b""}
+        assert np.isnan(file["view"][4:]).all()
+        assert np.isnan(file["label_logit" if dtype == "float32" else "scale_offset"][4:]).all()
+        assert np.isfinite(file["view"][:4]).all()
+
+
 @pytest.mark.skipif(shutil.which("h5dump") is None, reason="needs HDF5's own tools")
 def test_hdf5_s_own_tools_see_one_array(maps: Path, rows: RowBatch, tmp_path: Path) -> None:
     write_index(maps)
