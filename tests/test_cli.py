@@ -153,6 +153,17 @@ def test_show_refuses_other_images(maps: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.png").exists()
 
 
+def test_show_refuses_images_that_were_turned_since(maps: Path, images: Path, tmp_path: Path) -> None:
+    turned = tmp_path / "images"
+    shutil.copytree(images, turned)
+    for photo in turned.glob("*/*"):
+        with Image.open(photo) as upright:
+            upright.resize((90, 200)).save(photo)
+    result = tokenmix("show", maps, "--images", turned, "-o", tmp_path / "out.png")
+    fails(result, "expected an image of", "found 90 x 200")
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_reading_an_unfinished_store(images: Path, tmp_path: Path) -> None:
     tokenmix("extract", images, tmp_path / "maps", *QUICK)
     for shard in (0, 2):

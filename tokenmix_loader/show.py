@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
 from tokenmix_loader._store import MapStore
-from tokenmix_loader.dataset import NO_MAP, MapTarget, join
+from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size, join
 from tokenmix_loader.masks import sample_masks
 from tokenmix_loader.mixup import mix_images
 from tokenmix_loader.targets import mix_scores
@@ -65,7 +65,7 @@ def draw_pairs(
     rows = join(images.keys, images.labels, maps)
     rng = np.random.default_rng(seed)
     chosen = _choose(images.labels, np.flatnonzero(rows != NO_MAP), pairs, rng)
-    pixels, targets = _crop(images, chosen, rows, seed)
+    pixels, targets = _crop(images, chosen, rows, maps.sizes, seed)
     masks = sample_masks(rng, pairs, (TOKENS, TOKENS), kind=mask).repeat(2, 1, 1)
     masks[pairs:] = ~masks[:pairs].flip(0)  # images a, then images b backwards: partners as in a mixed batch
     tokens = read_tokens(maps, targets, (TOKENS, TOKENS), evidence)
@@ -110,14 +110,15 @@ def _choose(labels: Ints, usable: Ints, pairs: int, rng: np.random.Generator) ->
     return first + partners[::-1]
 
 
-def _crop(images: Images, chosen: list[int], rows: Ints, seed: int) -> tuple[torch.Tensor, MapTarget]:
-    """Random resized and flipped crops, uint8 [B, 3, H, W], and their targets."""
+def _crop(images: Images, chosen: list[int], rows: Ints, sizes: Ints, seed: int) -> tuple[torch.Tensor, MapTarget]:
+    """Random resized and flipped crops, uint8 [B, 3, H, W], and their targets; `sizes`: of the store's rows."""
     transform = trace(Compose([RandomResizedCrop(CROP_PX, scale=(0.3, 1.0)), RandomHorizontalFlip(), PILToTensor()]))
     views = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
         torch.manual_seed(seed)
         for row in chosen:
             with images.open(row) as file, Image.open(file) as encoded:
+                check_size(images.keys[row], encoded.size, sizes[rows[row]].tolist())
                 views.append(transform.placed(encoded.convert("RGB")))
     pixels, places = zip(*views, strict=True)
     labels = torch.from_numpy(images.labels[chosen].astype(np.int64))
