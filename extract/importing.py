@@ -205,9 +205,11 @@ class _Source:
         with np.errstate(over="ignore"):
             values = values.astype(self._header.dtype)
         most = len(self._header.dataset["class_names"])  # type: ignore[arg-type]
+        ordered = np.sort(ids, axis=1)
         rules = (
             (np.isfinite(values), f"finite logits of type {self._header.dtype}"),
             ((ids >= 0) & (ids < most) & (ids == np.floor(ids)), f"class numbers below {most}"),
+            (ordered[:, 1:] != ordered[:, :-1], "every class once per token"),
         )
         for holds, rule in rules:
             for row in np.flatnonzero(~holds.reshape(len(maps), -1).all(axis=1)).tolist():

@@ -141,7 +141,10 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
     if "topk_logit" in table:
         with np.errstate(invalid="ignore"):  # of inf, which has a rule of its own
             rises = np.diff(table["topk_logit"].astype(np.float32), axis=1) > 0
+        ordered = np.sort(table["topk_class"], axis=1)
+        twice = ordered[:, 1:] == ordered[:, :-1]
         rules.append((rises.reshape(len(status), -1).any(axis=1), "topk_logit: expected the largest first"))
+        rules.append((ok & twice.reshape(len(status), -1).any(axis=1), "topk_class: expected every class once"))
     for broken, rule in rules:
         for row in np.flatnonzero(broken).tolist():
             yield row, rule

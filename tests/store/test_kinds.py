@@ -80,11 +80,11 @@ def test_topk_read_is_the_labels_logit_where_it_is_among_the_k(tmp_path: Path) -
 def test_class_numbers_of_any_size(tmp_path: Path, classes: int, dtype: str) -> None:
     names = {"root_name": "x", "class_names": [""] * classes}
     batch = batch_of("topk", topk_class=payload_of("topk")["topk_class"].astype(dtype))
-    batch.payload["topk_class"][0] = classes - 1
+    batch.payload["topk_class"][0, 0] = classes - 1
     header = write_store(tmp_path / "plain", make_rows(ROWS, GRID), 3)
     dataset = dict(header.dataset) | names
     write_store(tmp_path / "maps", batch, 3, **header_of("topk"), dataset=dataset)
-    found = MapStore(tmp_path / "maps").read_topk([0])[1]
+    found = MapStore(tmp_path / "maps").read_topk([0])[1][0, 0]
     assert found.dtype == dtype
     assert (found == classes - 1).all()
 
@@ -110,6 +110,7 @@ def test_a_method_of_another_kind_is_refused(tmp_path: Path, kind: str, method: 
         ("cam", "label_cam", -1, "expected no negative number"),
         ("activation", "activation", -1, "expected no negative number"),
         ("topk", "topk_logit", 99, "expected the largest first"),
+        ("topk", "topk_class", payload_of("topk")["topk_class"][1, 0, -1, -1], "expected every class once"),
         ("topk", "logsumexp", np.inf, "expected finite numbers"),
     ],
 )
