@@ -33,23 +33,35 @@ for job_command in (commands.plan, commands.extract, commands.submit, commands.s
 @click.option("--images", type=FOLDER, help="Also check that this folder lists the same names and labels.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("--repair", is_flag=True, help="Remove what is damaged, so that `extract` fills it again.")
+@click.option(
+    "--retry-unreadable",
+    "retry",
+    is_flag=True,
+    help="--repair, and remove shards with unreadable images that --images has repaired.",
+)
 @click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the rows of --deep.")
 @click.option("--checkpoint", type=FOLDER, help="The teacher's weights, for --deep.")
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher, for --deep.")
 def verify(
-    store: Path, images: Path | None, class_map: Path | None, repair: bool, deep: int | None, **teacher: Any
+    store: Path,
+    images: Path | None,
+    class_map: Path | None,
+    repair: bool,
+    retry: bool,
+    deep: int | None,
+    **teacher: Any,
 ) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
-    if deep and images is None:
-        raise click.UsageError("--deep needs --images, on which it runs the teacher.")
+    if (deep or retry) and images is None:
+        raise click.UsageError(f"{'--deep' if deep else '--retry-unreadable'} needs --images, to read them again.")
     with user_errors():
         import store as store_
 
-        report, done = store_.repair(store) if repair else (store_.verify(store), [])
+        report, done = store_.repair(store) if repair or retry else (store_.verify(store), [])
         problems = [str(problem) for problem in report.problems]
         if images is not None:
-            problems += _compare_images(store, images, class_map)
+            problems += _compare_images(store, images, class_map, retry)
         if images is not None and deep and problems:
             done.append("--deep was left out: it needs a sound store and the images that it was made of")
         elif images is not None and deep:
@@ -58,6 +70,18 @@ def verify(
             click.echo(line)
         click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(problems)} problems")
         sys.exit(1 if problems else 0)
+
+
+@main.command("drop-extension")
+@STORE
+@click.confirmation_option(prompt="Remove the last extension's shards?")
+def drop_extension(store: Path) -> None:
+    """Take the last `extract --extend` of STORE back; all from before it stays."""
+    with user_errors():
+        import store as store_
+
+        removed = store_.drop_extension(store)
+        click.echo(f"{store}: removed {len(removed)} files of the last extension: {removed[0]} to {removed[-1]}")
 
 
 @main.command()
@@ -148,21 +172,24 @@ def bench(store: Path, images: Path, **settings: Any) -> None:
         click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
 
 
-def _compare_images(store: Path, images: Path, class_map: Path | None) -> list[str]:
+def _compare_images(store: Path, images: Path, class_map: Path | None, retry: bool) -> list[str]:
     from extract.growth import in_stored_order
     from extract.images import list_images
+    from extract.retry import drop_repaired
     from store import StoreError, read_header
 
+    listed = list_images(images, class_map)
     try:
-        listed = in_stored_order(list_images(images, class_map), store)[0].header()
+        given = in_stored_order(listed, store)[0].header()
     except StoreError as error:
         return [f"{images}: {error}"]
     stored = read_header(store).dataset
-    return [
-        f"{images}: {what} differ from the store's: expected {stored[name]}, found {listed[name]}"
+    problems = [
+        f"{images}: {what} differ from the store's: expected {stored[name]}, found {given[name]}"
         for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
-        if listed[name] != stored[name]
+        if given[name] != stored[name]
     ]
+    return drop_repaired(listed, store) if retry and not problems else problems
 
 
 def _compare_maps(store: Path, images: Path, class_map: Path | None, rows: int, **teacher: Any) -> tuple[str, ...]:

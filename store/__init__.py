@@ -11,7 +11,7 @@ from store.header import Header, Json
 from store.index import write_index
 from store.layout import Layout, shard_name
 from store.reader import Keys, MapStore
-from store.repair import repair
+from store.repair import drop_extension, repair
 from store.rows import RowBatch, list_digest, row_nbytes
 from store.spec import FORMAT_NAME, FORMAT_VERSION, HEADER_FILE, STATUS_OK, STATUS_UNREADABLE
 from store.torch_file import parse_tensor, read_tensor, tensor_bytes
@@ -41,6 +41,7 @@ __all__ = [
     "VerifyReport",
     "create_store",
     "discard_leftovers",
+    "drop_extension",
     "export_tokenlabeling",
     "list_digest",
     "list_shards",

@@ -1,4 +1,4 @@
-"""Taking out of a store what `verify` finds wrong, so that the job fills it again."""
+"""Taking out of a store what `verify` finds wrong, so that the job fills it again, or its last extension."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.check import VerifyReport, check_shard, verify
 from store.claims import list_shards
 from store.create import read_header, write_header
 from store.errors import StoreError
-from store.folder import StrPath, discard_leftovers, split_temporary, sync_folder
+from store.folder import StrPath, discard_leftovers, present_shards, split_temporary, sync_folder
 from store.growth import stored_labels, write_keys
 from store.header import Header
 from store.layout import header_name, keys_name, shard_name
@@ -45,6 +45,30 @@ def repair(path: StrPath) -> tuple[VerifyReport, list[str]]:
     done += _take_away_damaged(folder, header, report)
     sync_folder(folder)
     return report, done
+
+
+def drop_extension(path: StrPath) -> list[str]:
+    """Take the last extension back; returns the names of the files removed: shards, index, keys and header.
+
+    All from before stays as it is. The header goes last, so that this may be called again after a fault on the way.
+    Raises StoreError where there is no extension, the header before it is not sound, or somebody is at work.
+    """
+    folder = Path(path)
+    header = read_header(folder)
+    number = len(header.earlier)
+    if not number:
+        raise StoreError(f"{folder}: expected an extended store, found one without extensions; there is none to drop")
+    before = header.before(-1)
+    read_header(folder, number - 1).require(before, folder / header_name(number - 1))
+    _refuse_while_at_work(folder, header)
+    shards = [shard_name(shard) for shard in present_shards(folder, header) if shard >= before.layout.shards]
+    names = [name for name in (*shards, INDEX_FILE, keys_name(number)) if (folder / name).exists()]
+    for name in names:
+        (folder / name).unlink()
+    sync_folder(folder)
+    (folder / header_name(number)).unlink()
+    sync_folder(folder)
+    return [*names, header_name(number)]
 
 
 def _discard_silent(folder: Path) -> list[Path]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from torchvision.datasets import ImageFolder
 
+from cli import main
 from extract.errors import ImagesError
 from extract.images import ImageList, list_images
 from extract.job import JobOptions, Report, run_job
@@ -151,6 +153,29 @@ def test_images_that_are_gone_or_moved_are_refused(
     (root / "dog" / "6.jpg").rename(root / "cat" / "6.jpg")
     with pytest.raises(StoreMismatch, match=r"found that 1 are gone: 'dog/6.jpg'; give the stored list"):
         run(root, maps, teacher, extend=extend)
+
+
+@pytest.mark.parametrize("extend", [False, True])
+@pytest.mark.parametrize("bad", ["dog/3.jpg", "dog/6.jpg"])
+def test_an_extension_with_bad_images_is_taken_back(
+    bad: str, extend: bool, root: Path, maps: Path, teacher: Teacher, add: Add
+) -> None:
+    """That of the bad image is never in place; the other may be."""
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    add(NEW)
+    (root / bad).write_bytes(b"no image")
+    with pytest.raises(ImagesError, match="expected at most 0 unreadable images"):
+        run(root, maps, teacher, extend=True, max_errors=0)
+    (root / bad).unlink()
+    with pytest.raises(
+        (ImagesError, StoreMismatch), match=r"or take the last extension back with `tokenmix drop-extension .*maps`"
+    ):
+        run(root, maps, teacher, extend=extend)
+    drop = CliRunner().invoke(main, ["drop-extension", str(maps), "--yes"], catch_exceptions=False)
+    assert drop.exit_code == 0, drop.output
+    assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
+    assert run(root, maps, teacher, extend=True).progress.done == 4
+    assert verify(maps).ok
 
 
 @pytest.mark.parametrize("extend", [False, True])

@@ -6,8 +6,18 @@ from pathlib import Path
 import h5py
 import pytest
 
-from store import RowBatch, StoreMismatch, create_store, read_header, repair, verify
-from tests.store.conftest import contents, flip, make_header, make_rows, write_extended
+from store import (
+    RowBatch,
+    StoreError,
+    StoreMismatch,
+    create_store,
+    drop_extension,
+    read_header,
+    repair,
+    verify,
+    write_index,
+)
+from tests.store.conftest import contents, flip, make_header, make_rows, part, write_extended
 
 
 @pytest.fixture
@@ -102,3 +112,24 @@ def test_shards_whose_header_was_lost_name_the_way(maps: Path) -> None:
     (maps / "store-2.json").unlink()
     found = [str(problem) for problem in verify(maps).problems]
     assert ["Run `tokenmix extract --extend` with its images again" in line for line in found] == [True, True]
+
+
+def test_extensions_are_taken_back_one_by_one(tmp_path: Path, maps: Path, rows: RowBatch) -> None:
+    write_extended(tmp_path / "once", part(rows, 0, 11), 4, [6])
+    write_index(maps)
+    removed = drop_extension(maps)
+    assert removed == ["shard-00004.h5", "shard-00005.h5", "index.h5", "store-2.keys", "store-2.json"]
+    assert contents(maps) == contents(tmp_path / "once")
+    (maps / "store-1.keys").unlink()  # a fault on the way of an earlier attempt
+    assert drop_extension(maps) == ["shard-00002.h5", "shard-00003.h5", "store-1.json"]
+    assert verify(maps).ok
+    with pytest.raises(StoreError, match="expected an extended store, found one without extensions"):
+        drop_extension(maps)
+
+
+def test_an_extension_stays_where_the_store_before_it_is_not_known(maps: Path) -> None:
+    (maps / "store-1.json").unlink()
+    lost = contents(maps)
+    with pytest.raises(StoreError, match=r"expected store-1\.json in it"):
+        drop_extension(maps)
+    assert contents(maps) == lost
