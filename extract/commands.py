@@ -210,6 +210,8 @@ def _end_stopped(report: Report, stop: StopRequest) -> None:
 
 
 def _finish(report: Report, store: Path) -> None:
+    from store import unreadable_rows
+
     progress = report.progress
     for key, reason in progress.errors:
         say(f"unreadable: {key!r}: {reason}")
@@ -220,5 +222,8 @@ def _finish(report: Report, store: Path) -> None:
             done += f"teacher's top-1 {100 * progress.top1:.1f} %"
         else:
             done += "no predictions" if progress.readable else "none of them readable"
+    elif report.complete and (count := sum(1 for _ in unreadable_rows(store))):
+        say(f"{count} images were unreadable when their shards were done (`tokenmix status --errors`); repaired since? "
+            "`tokenmix verify --retry-unreadable --images IMAGES`, then run again")  # fmt: skip
     state = "complete" if report.complete else "incomplete"
     click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")

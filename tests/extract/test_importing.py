@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import main
-from extract.errors import ImagesError
+from extract.errors import ExtractError, ImagesError
 from extract.images import list_images
 from extract.importing import ImportOptions, import_maps, view_of
+from extract.retry import drop_repaired
 from store import MapStore, StoreError, StoreMismatch, export_tokenlabeling, shard_name, verify
 
 GRID, TOP, CLASSES = (3, 4), 5, 12
@@ -54,6 +55,13 @@ def run(tree: Path, store: str = "store", form: str = "tokenlabeling", **options
     )
     assert report.complete
     return MapStore(tree / store)
+
+
+def test_images_are_not_what_was_unreadable(tree: Path) -> None:
+    (tree / "maps" / NAMES[0] / "img_0.pt").unlink()
+    assert run(tree).statuses.any()
+    with pytest.raises(ExtractError, match="expected maps made by `tokenmix extract`, found imported.*by hand"):
+        drop_repaired(list_images(tree / "images"), tree / "store")
 
 
 def test_what_is_in_the_files_is_in_the_store(tree: Path) -> None:
