@@ -33,12 +33,7 @@ for job_command in (commands.plan, commands.extract, commands.submit, commands.s
 @click.option("--images", type=FOLDER, help="Also check that this folder lists the same names and labels.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("--repair", is_flag=True, help="Remove what is damaged, so that `extract` fills it again.")
-@click.option(
-    "--retry-unreadable",
-    "retry",
-    is_flag=True,
-    help="--repair, and remove shards with unreadable images that --images has repaired.",
-)
+@click.option("--retry-unreadable", "retry", is_flag=True, help="Also remove shards of images that can be read now.")
 @click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the rows of --deep.")
 @click.option("--checkpoint", type=FOLDER, help="The teacher's weights, for --deep.")
