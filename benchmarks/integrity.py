@@ -194,7 +194,9 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
     bad = np.arange(ROWS) == ROWS // 2
     payload: dict[str, Any] = {}
     for field in header.maps:
-        values = -np.sort(-rng.random((ROWS, *field.shape)) * 9, axis=1).astype(field.dtype)
+        drawn = rng.random((ROWS, *field.shape))
+        values = drawn.argsort(axis=1) if field.dtype.kind == "u" else -np.sort(-drawn * 9, axis=1)  # classes, logits
+        values = values.astype(field.dtype)
         values[bad] = 0
         payload[field.name] = values
     for shard in range(header.layout.shards):

@@ -134,6 +134,8 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
         return []
     try:
         read_head(folder, header)
+    except ShardError as error:
+        return [Problem(None, None, None, f"{HEAD_FILE}: {error}")]
     except Exception as error:  # as for shards
         return [Problem(None, None, None, f"{HEAD_FILE}: cannot be read: {type(error).__name__}: {error}")]
     return []

@@ -97,9 +97,9 @@ def _require_empty(folder: Path) -> None:
     """A folder with somebody's files is not silently turned into a store; another creator's file is none."""
     found = sorted(file.name for file in folder.iterdir() if not is_temporary(file) and file.name != HEADER_FILE)
     if found:
+        remedy = "`tokenmix verify --repair` writes it again" if _extensions(folder) else "give another path"
         raise StoreError(
-            f"{folder}: not a store: expected {HEADER_FILE} or an empty folder, found {', '.join(found[:3])}; "
-            "give another path"
+            f"{folder}: not a store: expected {HEADER_FILE} or an empty folder, found {', '.join(found[:3])}; {remedy}"
         )
 
 

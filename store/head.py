@@ -17,7 +17,7 @@ from store.seal import is_sealed, seal
 from store.shard import open_hdf5
 from store.spec import HEAD_FILE, LIBVER
 
-_REMEDY = "remove it and run `tokenmix extract` again"
+_REMEDY = "remove this file and run `tokenmix extract` again"
 Float32 = npt.NDArray[np.float32]
 
 

@@ -94,7 +94,7 @@ def read_table(file: h5py.File, header: Header) -> Table:
     return {name: file[name][()] for name in (*(field.name for field in header.datasets), *TEXTS)}
 
 
-_REMEDY = "remove the shard and run `tokenmix extract` again"
+_REMEDY = "remove this file and run `tokenmix extract` again"
 
 
 def attributes(header: Header, shard: int) -> Attributes:

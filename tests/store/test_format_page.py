@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from store import RowBatch
+from store import MapStore, RowBatch
+from store.spec import KINDS
 from tests.store.conftest import make_rows, write_store
+from tests.store.test_kinds import batch_of, header_of, payload_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
 
@@ -28,13 +30,29 @@ def test_the_page_is_short() -> None:
     assert len(script().splitlines()) <= 20
 
 
+def run_script(maps: Path, key: str) -> str:
+    command = [sys.executable, "-c", script(), str(maps), key]
+    return subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+
+
 @pytest.mark.parametrize("row", [1, 2, 16])
 def test_its_script_reads_a_row(maps: Path, rows: RowBatch, row: int) -> None:
-    command = [sys.executable, "-c", script(), str(maps), rows.key[row]]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
-    first, _, array = ended.stdout.partition("\n")
+    first, _, array = run_script(maps, rows.key[row]).partition("\n")
     assert first == f"label {rows.label[row]} view {rows.view[row]} status 0"
     assert array == f"{rows.payload['label_logit'][row]}\n"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "label"])
+def test_its_script_reads_every_kind(tmp_path: Path, kind: str) -> None:
+    write_store(tmp_path, batch_of(kind), 3, **header_of(kind))
+    first = next(iter(payload_of(kind).values()))
+    assert run_script(tmp_path, batch_of(kind).key[5]).endswith(f"\n{first[5]}\n")
+
+
+def test_its_script_reads_uint8(tmp_path: Path) -> None:
+    batch = make_rows(6, dtype="float32")
+    write_store(tmp_path, batch, 6, dtype="uint8")
+    assert run_script(tmp_path, batch.key[2]).endswith(f"\n{MapStore(tmp_path).read_row(2)}\n")
 
 
 def test_its_digests(maps: Path) -> None:

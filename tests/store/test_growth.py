@@ -48,6 +48,8 @@ def test_the_last_header_counts_whatever_is_lost_before_it(maps: Path) -> None:
         (maps / name).unlink()
         assert read_header(maps) == header
         assert any(name in str(problem) for problem in verify(maps).problems)
+    with pytest.raises(StoreError, match="expected store.json .* `tokenmix verify --repair` writes it again"):
+        create_store(maps, header)
 
 
 def test_a_lost_header_in_the_middle_is_written_again(maps: Path) -> None:

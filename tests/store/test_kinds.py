@@ -147,5 +147,5 @@ def test_a_head_of_another_store_is_found(tmp_path: Path) -> None:
     assert ["checksum" in problem.message for problem in verify(tmp_path / "maps").problems] == [True]
     reseal(tmp_path / "maps" / "head.h5")
     assert [problem.message for problem in verify(tmp_path / "maps").problems if "another head" in problem.message]
-    with pytest.raises(StoreError, match="another head; remove it"):
+    with pytest.raises(StoreError, match="another head; remove this file"):
         _ = MapStore(tmp_path / "maps").head

@@ -58,6 +58,9 @@ def test_a_damaged_head_goes(tmp_path: Path) -> None:
     assert ["head.h5" in str(problem) for problem in repair(tmp_path)[0].problems] == [True]  # missing
     write_head(tmp_path, header, Head(np.ones((1, 3), np.float32), np.ones(1, np.float32)))
     flip(tmp_path / "head.h5", 200)
+    (problem,) = verify(tmp_path).problems
+    assert str(problem).startswith(f"head.h5: {tmp_path}/head.h5: ")
+    assert str(problem).endswith("remove this file and run `tokenmix extract` again")
     assert repair(tmp_path)[1] == ["head.h5: damaged, removed"]
 
 
