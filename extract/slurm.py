@@ -123,16 +123,17 @@ def _directives(options: SlurmOptions, store: Path, count: int) -> list[str]:
         f"--signal=B:USR1@{options.warn_s}",
         "--requeue",
         "--open-mode=append",
-        f"--output={_directive_path(options.log_dir / '%x-%A_%a.log')}",
+        f"--output={_directive_path(options.log_dir, '%x-%A_%a.log')}",
         *options.sbatch_args,
     ]
 
 
-def _directive_path(path: Path) -> str:
-    """As sbatch reads it: blanks end a value unless it is quoted, and nothing goes on in the next line."""
-    if re.search(r"[\n\"\\]", str(path)):
-        raise ExtractError(f"--log-dir {str(path.parent)!r}: expected a path without quotes and line breaks")
-    return f'"{path}"' if re.search(r"\s", str(path)) else str(path)
+def _directive_path(folder: Path, pattern: str) -> str:
+    """As sbatch reads it: % begins a pattern, blanks end a value unless quoted, and a line break ends it."""
+    if re.search(r"[\n\"\\]", str(folder)):
+        raise ExtractError(f"--log-dir {str(folder)!r}: expected a path without quotes and line breaks")
+    path = f"{folder}/".replace("%", "%%") + pattern
+    return f'"{path}"' if re.search(r"\s", path) else path
 
 
 def max_array_size() -> int | None:

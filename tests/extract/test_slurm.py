@@ -59,9 +59,11 @@ def test_split_arrays_are_all_the_workers(tasks: int, limit: int | None) -> None
     assert workers == [f"{i}/{tasks}" for i in range(tasks)]
 
 
-def test_log_folders_with_blanks_are_quoted() -> None:
+def test_log_folders_are_spelled_for_sbatch() -> None:
     scripts = render_arrays(replace(EVERYTHING, log_dir=Path("/data/my logs")), Path("/data/maps"), [], None)
     assert '#SBATCH --output="/data/my logs/%x-%A_%a.log"\n' in scripts[0]
+    percent = render_arrays(replace(EVERYTHING, log_dir=Path("/data/100%j")), Path("/data/maps"), [], None)
+    assert "#SBATCH --output=/data/100%%j/%x-%A_%a.log\n" in percent[0]
     with pytest.raises(ExtractError, match="without quotes and line breaks"):
         render_arrays(replace(EVERYTHING, log_dir=Path("/data/my\nlogs")), Path("/data/maps"), [], None)
 
