@@ -21,7 +21,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         return
     options = _options_of(ctx.command)
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(given, dict):
             raise ValueError(f"expected a JSON object of options, found a {type(given).__name__}")
         _refuse_unknown(given, {name for command in _siblings(ctx) for name in _options_of(command)})

@@ -124,6 +124,11 @@ def _read_class_map(path: str | Path | None) -> dict[str, int] | None:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ImagesError(f"{path}: expected a text in UTF-8, found {error}; save it as such") from error
+    if lines and lines[0].startswith("\ufeff"):
+        raise ImagesError(
+            f"{path}: expected UTF-8 without a byte order mark, found one, which timm takes for a part of the first "
+            "name; save it without"
+        )
     classes: dict[str, int] = load_class_map(str(path))
     if len(classes) != len(lines) or "" in classes:
         raise ImagesError(

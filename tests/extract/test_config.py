@@ -78,6 +78,12 @@ def test_one_file_serves_all_commands(tmp_path: Path) -> None:
     assert "expected images" in result.output
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"teacher": "resnet26"}', encoding="utf-8-sig")
+    result = CliRunner().invoke(command, ["images", "--config", str(tmp_path / "job.json")])
+    assert result.exit_code == 0, result.output
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["images", "--teacher", "t", "--config", str(tmp_path / "none.json")])
     assert result.exit_code == 2

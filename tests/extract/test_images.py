@@ -110,6 +110,11 @@ def test_class_map_that_is_no_text(make_folder: MakeFolder, tmp_path: Path) -> N
     expect("a text in UTF-8", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
 
 
+def test_class_map_with_a_byte_order_mark(make_folder: MakeFolder, tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_text("a\n", encoding="utf-8-sig")
+    expect("without a byte order mark", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
+
+
 def test_two_folders_of_one_name(make_folder: MakeFolder, tmp_path: Path) -> None:
     """train/ and val/ below one root would become one class each, silently."""
     make_folder({"train/cat": ["1.jpg"], "val/cat": ["1.jpg"]})
