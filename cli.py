@@ -9,13 +9,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from extract import commands
 from extract.options import FOLDER, STORE
 from extract.terminal import describe_header, user_errors
+
+if TYPE_CHECKING:
+    from store import Header
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -108,10 +111,12 @@ def info(store: Path, as_json: bool) -> None:
 def export(form: str, store: Path, target: Path) -> None:
     """Write the maps of STORE, of kind topk, as a tree of one .pt per image that the public loaders read."""
     with user_errors():
-        from store import export_tokenlabeling
+        from store import HEADER_FILE, StoreError, export_tokenlabeling, read_header
 
+        if (target / HEADER_FILE).exists():
+            raise StoreError(f"{target}: expected a folder for .pt files, found a store; give another path")
         count = sum(1 for _ in export_tokenlabeling(store, target))
-        click.echo(f"{target}: {count} maps, {form}")
+        click.echo(f"{target}: {count} maps, {form}{_spell_view(read_header(store))}")
 
 
 @main.command()
@@ -165,6 +170,15 @@ def bench(store: Path, images: Path, **settings: Any) -> None:
         ratios = ", ".join(f"{after / report.epoch_s[0]:.4f}" for after in report.epoch_s[1:])
         cpu = report.with_maps.cpu_ms / report.without_maps.cpu_ms
         click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
+
+
+def _spell_view(header: Header) -> str:
+    """How `import` is told what the teacher saw, which the files do not say; nothing where it has no words for it."""
+    made = dict(header.preprocessing)
+    mode, height_width = made.get("crop_mode"), made.get("input_size") or [1]
+    if mode == "squash" or (mode == "center" and len(set(height_width)) == 1):  # type: ignore[arg-type]
+        return f"; the teacher's view, for `tokenmix import`: --view {mode} --crop-pct {made['crop_pct']}"
+    return ""
 
 
 def _compare_images(store: Path, images: Path, class_map: Path | None, retry: bool) -> list[str]:

@@ -170,8 +170,9 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
     from extract.teacher import TeacherSpec, parse_model_arg
     from extract.worker import Worker, local_device
 
+    _refuse_unused(given)
     names = {field.name for field in dataclasses.fields(TeacherSpec)}
-    spec = {name: value for name, value in given.items() if name in names}
+    spec = {name: value for name, value in given.items() if name in names and value is not None}
     spec["name"] = given["teacher"]
     spec["model_args"] = dict(parse_model_arg(text) for text in given["model_args"])
     spec["device"] = local_device(given["device"], torch.cuda.device_count())
@@ -185,6 +186,15 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         extend=given.get("extend", False),
     )
     return make_teacher(TeacherSpec(**apply_preset(spec))), options
+
+
+def _refuse_unused(given: dict[str, Any]) -> None:
+    from extract.errors import ExtractError
+
+    for name, kind in (("top_k", "topk"), ("cam_stage", "cam")):
+        if given[name] is not None and given["kind"] != kind:
+            option = name.replace("_", "-")
+            raise ExtractError(f"--{option}: expected --kind {kind}, found --kind {given['kind']}; leave one out")
 
 
 def _check_submission(store: Path, tasks: int, given: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ JOB_OPTIONS = [
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
     click.option("--kind", type=click.Choice(["label", "topk", "cam", "activation", "features"]), default="label",
                  show_default=True, help="What to store per image."),
-    click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes per token, kind topk."),
+    click.option("--top-k", type=click.IntRange(1), help="Kind topk: classes per token; default: 5."),
     click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
     click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     click.option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),

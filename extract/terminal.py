@@ -24,6 +24,8 @@ def user_errors() -> Iterator[None]:
         yield
     except (ExtractError, StoreError) as error:
         fail(_reason(error))
+    except BrokenPipeError:  # `| head` has read enough: click ends quietly
+        raise
     except OSError as error:
         if error.errno is None:  # of an image library, or of our own
             fail(_reason(error))

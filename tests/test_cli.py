@@ -198,6 +198,20 @@ def test_extract_errors_exit_1(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(("option", "kind"), [(["--top-k", "3"], "topk"), (["--cam-stage", "layer3"], "cam")])
+def test_options_of_another_kind_are_refused(option: list[str], kind: str, images: Path, tmp_path: Path) -> None:
+    fails(tokenmix("extract", images, tmp_path / "maps", *QUICK, *option), option[0], f"--kind {kind}", "--kind label")
+
+
+def test_a_reader_that_has_seen_enough(maps: Path) -> None:
+    command = [sys.executable, "-m", "cli", "info", str(maps)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize(
     "options",
     [

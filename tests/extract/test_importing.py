@@ -226,7 +226,12 @@ def test_the_commands(tree: Path) -> None:
     assert "3 shards written" in output
     assert "top-1 100.0 %" in output
     assert "imported from tokenlabeling files" in tokenmix("info", tree / "store")
-    assert "24 maps" in tokenmix("export", "tokenlabeling", tree / "store", tree / "out")
+    exported = tokenmix("export", "tokenlabeling", tree / "store", tree / "out")
+    assert "24 maps" in exported
+    assert "--view center --crop-pct 1.0" in exported
+    into = CliRunner().invoke(main, ["export", "tokenlabeling", str(tree / "store"), str(tree / "store")])
+    assert into.exit_code == 1
+    assert "expected a folder for .pt files, found a store" in into.output
     tokenmix("import", "tokenlabeling", tree / "out", tree / "images", tree / "again", "--worker", "1/2")
     label = CliRunner().invoke(main, ["export", "tokenlabeling", str(tree / "none"), str(tree / "out")])
     assert label.exit_code == 1
