@@ -11,10 +11,11 @@ from extract.growth import in_stored_order
 from extract.images import ImageList
 from extract.preprocess import Decoder, Preprocessing
 from store import read_header, shard_name, unreadable_rows
+from store.spec import INDEX_FILE
 
 
 def drop_repaired(images: ImageList, store: Path) -> list[str]:
-    """Remove shards with unreadable images that can be decoded now; a line on each.
+    """Remove shards with unreadable images that can be decoded now, and the index; a line on each shard.
 
     To be called while nobody is at work. Raises StoreMismatch for other images, ShardError for a shard that cannot be
     read, ExtractError for maps that were imported, whose images were never decoded.
@@ -31,6 +32,6 @@ def drop_repaired(images: ImageList, store: Path) -> list[str]:
     unreadable = {key for key, _ in unreadable_rows(store)}
     rows = [row for row, key in enumerate(images.keys) if key in unreadable and decoder[row].pixels is not None]
     repaired = Counter(header.layout.shard_of(row) for row in rows)
-    for shard in repaired:
-        (store / shard_name(shard)).unlink()
-    return [f"{shard_name(shard)}: {count} images can be read now, removed" for shard, count in repaired.items()]
+    for name in (*map(shard_name, repaired), *([INDEX_FILE] if repaired else [])):
+        (store / name).unlink(missing_ok=True)
+    return [f"{shard_name(shard)}: removed, images that can be read now: {n}" for shard, n in repaired.items()]

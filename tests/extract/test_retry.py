@@ -11,7 +11,7 @@ from cli import main
 from extract.images import ImageList
 from extract.retry import drop_repaired
 from extract.teacher import Teacher
-from store import MapStore, unreadable_rows, verify
+from store import MapStore, unreadable_rows, verify, write_index
 from tests.extract.jobs import SPEC, run, shard_bytes
 
 EXTRACT = ["--teacher", SPEC.name, "--random-weights", "0", "--num-classes", "3", "--input-size", "64"]
@@ -38,10 +38,13 @@ def test_only_shards_of_repaired_images_go(torn: ImageList, teacher: Teacher, tm
     maps = tmp_path / "maps"
     run(torn, maps, teacher, max_errors=3)
     before = shard_bytes(maps)
+    write_index(maps)
     assert drop_repaired(torn, maps) == []
+    assert (maps / "index.h5").exists()
     mend(torn, 3)
     mend(torn, 16)
-    assert drop_repaired(torn, maps) == [f"shard-0000{s}.h5: 1 images can be read now, removed" for s in (0, 3)]
+    assert drop_repaired(torn, maps) == [f"shard-0000{s}.h5: removed, images that can be read now: 1" for s in (0, 3)]
+    assert not (maps / "index.h5").exists()
     assert run(torn, maps, teacher, max_errors=1).shards_written == 2
     assert [key for key, _ in unreadable_rows(maps)] == [torn.keys[7]]
     mend(torn, 7)
@@ -63,7 +66,7 @@ def test_as_the_user_does_it(torn: ImageList, tmp_path: Path) -> None:
     check = ["verify", tmp_path / "maps", "--retry-unreadable"]
     assert tokenmix(*check).exit_code == 2
     retried = tokenmix(*check, "--images", torn.root)
-    assert (retried.exit_code, retried.output.count("can be read now, removed")) == (1, 3)
+    assert (retried.exit_code, retried.output.count("removed, images that can be read now: 1")) == (1, 3)
     assert "3 shards written, this worker's share is complete" in tokenmix(*job).output
     assert not MapStore(tmp_path / "maps").statuses.any()
     assert tokenmix(*check, "--images", torn.root).exit_code == 0
