@@ -152,18 +152,19 @@ def show(store: Path, images: Path, class_map: Path | None, output: Path, **choi
 
 @main.command()
 @STORE
-@click.option("--images", type=FOLDER, required=True, help="The class folder that the maps were extracted from.")
+@click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
 @click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
 @click.option("--samples", type=click.IntRange(1), default=1024, show_default=True, help="Images per pass.")
 @click.option("--batch-size", "batch", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Passes of each kind; medians.")
-def bench(store: Path, images: Path, **settings: Any) -> None:
+def bench(store: Path, images: Path, class_map: Path | None, **settings: Any) -> None:
     """What maps cost here: timm's loader with CutMix, and with TokenMix, whose maps are in memory or on the disk."""
     with user_errors():
+        from extract.images import list_images
         from tokenmix_loader.bench import bench as run_bench
 
-        report = run_bench(images, store, **settings)
+        report = run_bench(list_images(images, class_map), store, **settings)
         rows = zip(("without maps", "with maps", "cold maps"), report.epoch_s, report[1:], strict=True)
         for name, epoch_s, (wall_ms, cpu_ms) in rows:
             click.echo(f"{name:14}{1e3 / wall_ms:8.0f} img/s   epoch {epoch_s:8.1f} s   CPU {cpu_ms:.3f} ms/img")

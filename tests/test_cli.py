@@ -174,7 +174,9 @@ def test_reading_an_unfinished_store(images: Path, tmp_path: Path) -> None:
     assert "1 of 3 present" in tokenmix("info", tmp_path / "maps").output
 
 
-@pytest.mark.parametrize("command", [["verify"], ["info"], ["show", "--images", "x", "-o", "y"]])
+@pytest.mark.parametrize(
+    "command", [["verify"], ["info"], ["show", "--images", "x", "-o", "y"], ["bench", "--images", "x"]]
+)
 def test_no_store_there(command: Sequence[str], tmp_path: Path, images: Path) -> None:
     given = [images if part == "x" else part for part in command]
     fails(tokenmix(*given, tmp_path / "nowhere"), str(tmp_path / "nowhere"))

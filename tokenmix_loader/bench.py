@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from timm.data import FastCollateMixup, ImageDataset, create_transform
+from timm.data import FastCollateMixup, create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tokenmix_loader._store import STATUS_OK, MapStore
 from tokenmix_loader.collate import TokenMixCollate
 from tokenmix_loader.dataset import MapDataset
-from tokenmix_loader.sources import Source, source_of
+from tokenmix_loader.show import Images
 
 INPUT_PX, GRID = 224, (14, 14)
 
@@ -49,27 +49,26 @@ class BenchReport(NamedTuple):
 
 
 def bench(
-    images: Path,
+    images: Images,
     store: Path,
     *,
-    class_map: Path | None = None,
     samples: int = 1024,
     batch: int = 128,
     workers: int = 4,
     rounds: int = 5,
     auto_augment: str = "rand-m9-mstd0.5",
 ) -> BenchReport:
-    """Load `samples` images of a class folder `rounds` times after a warm-up: without, with and with cold maps.
+    """Load `samples` of the images `rounds` times after a warm-up: without, with and with cold maps.
 
     Decoding, DeiT's augmentation at 224 px, and batches mixed as timm and TokenMix mix them by default; without
     images that were unreadable at extraction. Where the system cannot forget a file's pages, as macOS, cold maps are
     warm. Raises what `MapDataset` raises.
     """
-    listed = ImageDataset(str(images), class_map=str(class_map or ""))
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
-    maps, plain, mapped = MapStore(store), _Plain(source_of(listed), transform), MapDataset(listed, store, transform)
+    maps, plain = MapStore(store), _Photographs(images, transform)
+    mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
     unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
-    readable = [index for index, key in enumerate(plain.source.keys) if key not in unreadable]
+    readable = [index for index, key in enumerate(images.keys) if key not in unreadable]
     chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
     mixup: dict[str, Any] = {
         "mixup_alpha": 0.8,
@@ -102,14 +101,19 @@ def bench(
 
 
 @dataclass(frozen=True)
-class _Plain(Dataset[tuple[Any, int]]):
-    """Images with their labels alone, read from the disk as `MapDataset` reads them: what is left is what maps cost."""
+class _Photographs(Dataset[tuple[Any, int]]):
+    """The images with their labels, augmented where they go to no `MapDataset`."""
 
-    source: Source
-    transform: Callable[[Image.Image], Any]
+    images: Images
+    augment: Callable[[Image.Image], Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images.keys)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(self.source.load(index)), int(self.source.labels[index])
+        with self.images.open(index) as file, Image.open(file) as encoded:
+            photograph = encoded.convert("RGB")
+        return self.augment(photograph) if self.augment else photograph, int(self.images.labels[index])
 
 
 def forget(store: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from extract.images import list_images
 from store import StoreMismatch
 from tests.loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader.bench import bench, forget
@@ -13,7 +14,7 @@ from tokenmix_loader.bench import bench, forget
 @pytest.mark.parametrize("workers", [0, 1])
 def test_costs_are_of_the_right_size(images: Path, make_store: StoreMaker, tmp_path: Path, workers: int) -> None:
     make_store(keys_and_labels(images))
-    report = bench(images, *tmp_path.iterdir(), samples=24, batch=8, workers=workers, rounds=1)
+    report = bench(list_images(images), *tmp_path.iterdir(), samples=24, batch=8, workers=workers, rounds=1)
     assert report.images == 30
     for cost in report[1:]:
         assert 0.1 < cost.cpu_ms < 1000
@@ -23,7 +24,7 @@ def test_costs_are_of_the_right_size(images: Path, make_store: StoreMaker, tmp_p
 
 def test_fewer_images_than_a_batch(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
     make_store(keys_and_labels(images))
-    report = bench(images, *tmp_path.iterdir(), batch=64, workers=0, rounds=1)
+    report = bench(list_images(images), *tmp_path.iterdir(), batch=64, workers=0, rounds=1)
     assert report.images == 30
 
 
@@ -35,7 +36,7 @@ def test_images_that_were_unreadable_are_left_out(images: Path, make_store: Stor
     make_store(keys_and_labels(images), unreadable=("ant/img2.jpg",))
     (store,) = tmp_path.glob("maps-*")
     with pytest.warns(UserWarning, match=r"1 that could not be read at extraction: ant/img2\.jpg"):
-        report = bench(broken, store, batch=8, workers=0, rounds=1)
+        report = bench(list_images(broken), store, batch=8, workers=0, rounds=1)
     assert report.images == 30
 
 
@@ -44,8 +45,8 @@ def test_labels_by_a_class_map(images: Path, make_store: StoreMaker, tmp_path: P
     make_store({key: label + 1 for key, label in keys_and_labels(images).items()})
     (store,) = tmp_path.glob("maps-*")
     with pytest.raises(StoreMismatch, match="expected the dataset's labels"):
-        bench(images, store, workers=0)
-    assert bench(images, store, class_map=class_map, batch=8, workers=0, rounds=1).images == 30
+        bench(list_images(images), store, workers=0)
+    assert bench(list_images(images, class_map), store, batch=8, workers=0, rounds=1).images == 30
 
 
 def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
