@@ -65,15 +65,13 @@ def bench(
     warm. Raises what `MapDataset` raises.
     """
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
-    maps, plain = MapStore(store), _Photographs(images, transform)
+    plain = _Photographs(images, transform)
     mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
-    unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
-    readable = [index for index, key in enumerate(images.keys) if key not in unreadable]
-    chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
+    chosen = np.random.default_rng(0).permutation(_readable(images, MapStore(store)))[:samples].tolist()
     mixup: dict[str, Any] = {
         "mixup_alpha": 0.8,
         "cutmix_alpha": 1.0,
-        "num_classes": 1 + int(maps.labels.max()),
+        "num_classes": 1 + int(MapStore(store).labels.max()),
     }
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
@@ -114,6 +112,12 @@ class _Photographs(Dataset[tuple[Any, int]]):
         with self.images.open(index) as file, Image.open(file) as encoded:
             photograph = encoded.convert("RGB")
         return self.augment(photograph) if self.augment else photograph, int(self.images.labels[index])
+
+
+def _readable(images: Images, maps: MapStore) -> list[int]:
+    """Of the images those that were readable at extraction."""
+    unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
+    return [index for index, key in enumerate(images.keys) if key not in unreadable]
 
 
 def forget(store: Path) -> None:
