@@ -14,7 +14,7 @@ from statistics import median
 
 from extract.shard_queue import SILENT_S
 from extract.slurm import job_name
-from store import HEADER_FILE, Claim, list_shards, read_header, unreadable_rows
+from store import Claim, header_name, list_shards, read_header, unreadable_rows
 
 WINDOW_S = 600.0  # in which finished shards make up the rate
 _SLURM_TIMEOUT_S = 5.0
@@ -64,7 +64,7 @@ def read_status(path: Path, *, unreadable: bool = False) -> Status:
     listing = list_shards(path, header, times=True)
     rows = {shard: stop - start for shard in listing.finished for start, stop in [header.layout.bounds(shard)]}
     now = time.time()
-    window_s = min(WINDOW_S, now - (path / HEADER_FILE).stat().st_mtime)
+    window_s = min(WINDOW_S, now - (path / header_name(len(header.earlier))).stat().st_mtime)
     recent = sum(rows[shard] for shard, finished in listing.finished.items() if now - finished <= window_s)
     rate = recent / window_s if window_s > 0 else 0.0
     done = sum(rows.values())

@@ -9,7 +9,7 @@ from store.growth import read_keys, require_own_shards, stored_labels
 from store.head import Head, write_head
 from store.header import Header, Json
 from store.index import write_index
-from store.layout import Layout, shard_name
+from store.layout import Layout, header_name, shard_name
 from store.reader import Keys, MapStore
 from store.repair import drop_extension, repair
 from store.rows import RowBatch, list_digest, row_nbytes
@@ -43,6 +43,7 @@ __all__ = [
     "discard_leftovers",
     "drop_extension",
     "export_tokenlabeling",
+    "header_name",
     "list_digest",
     "list_shards",
     "map_paths",

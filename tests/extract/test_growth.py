@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,17 @@ def test_gaps_after_an_extension_are_filled(root: Path, maps: Path, teacher: Tea
     assert read_status(maps).rows_done == 3
     assert run(root, maps, teacher).progress.done == 6
     assert shards(maps) == before
+
+
+def test_speed_is_that_of_the_extension(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+    add(NEW)
+    run(root, maps, teacher, extend=True)
+    for file in maps.iterdir():
+        os.utime(file, (time.time() - 5000,) * 2)
+    for name in ("store-1.json", "shard-00003.h5"):  # done since a hundred seconds ago
+        os.utime(maps / name, (time.time() - 100,) * 2)
+    start, stop = read_header(maps).layout.bounds(3)
+    assert read_status(maps).rate == pytest.approx((stop - start) / 100, rel=0.1)
 
 
 def test_kept_from_before_is_checked_too(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
