@@ -143,7 +143,8 @@ def page(figures: Figures) -> str:
         "# The same maps in other formats\n",
         "18 x 18 float16 maps of 648 bytes (uint8: 328), in random order. Times are multiples of the plain system",
         "call: one `pread` of a map's bytes, warm or cold, and for writing one write and fsync of all of them. Bytes:",
-        "all files, ours with key, label, view, size and digest of each image. `python -m benchmarks.read` says how.\n",
+        "all files, ours with key, label, view, size and digest of each image. By `python -m benchmarks.read` on the",
+        "machine that benchmarks/results/read.json names.\n",
         "| | row, warm | row, cold | written | bytes per image |",
         "|---|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""The commands of the job: plan, extract, submit, status. Heavy imports wait inside, for a light `--help`."""
+"""The commands of jobs: plan, extract, submit, status, import. Heavy imports wait inside, for a light `--help`."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def import_(form: str, tree: Path, images: Path, store: Path, **given: Any) -> N
 def share_cores() -> None:
     """Let the teacher's threads sleep while they wait: on a CPU, decoding needs the cores that OpenMP would spin on.
 
-    To be called before torch is loaded. A decode-bound job is up to twice as fast (benchmarks/extract.py).
+    To be called before torch is loaded. benchmarks/extract.py shows what it does to a decode-bound job.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from store.errors import ShardError
 from store.header import Header
 from store.layout import shard_name
+from store.seal import seal
 
 StrPath = str | os.PathLike[str]
 _TEMPORARY = re.compile(
@@ -116,6 +118,16 @@ def write_synced(file: Path, data: bytes | memoryview) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_sealed(target: Path, buffer: io.BytesIO) -> None:
+    """Put a finished file in place, whole or not at all, with its checksum behind it."""
+    temporary = begin_temporary(target)
+    try:
+        write_synced(temporary, seal(buffer))
+        complete_temporary(temporary, target)
+    finally:
+        end_temporary(temporary)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,17 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from store.errors import ShardError, StoreError, StoreMismatch
-from store.folder import (
-    StrPath,
-    begin_temporary,
-    complete_temporary,
-    end_temporary,
-    present_shards,
-    write_synced,
-)
+from store.folder import StrPath, present_shards, write_sealed
 from store.header import Header
 from store.layout import keys_name, shard_name
-from store.seal import SEAL_NBYTES, is_sealed, seal
+from store.seal import SEAL_NBYTES, is_sealed
 from store.shard import open_shard
 
 
@@ -50,13 +43,7 @@ def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:
         raise StoreError(f"{path}: expected the keys of {rows} rows to extend it, found {len(keys)}")
     buffer = io.BytesIO()
     buffer.write(b"".join(key.encode("utf-8") + b"\0" for key in keys))
-    target = Path(path) / keys_name(len(header.earlier))
-    temporary = begin_temporary(target)
-    try:
-        write_synced(temporary, seal(buffer))
-        complete_temporary(temporary, target)
-    finally:
-        end_temporary(temporary)
+    write_sealed(Path(path) / keys_name(len(header.earlier)), buffer)
 
 
 def read_keys(path: StrPath, header: Header) -> list[str]:

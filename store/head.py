@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import ShardError
-from store.folder import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
+from store.folder import StrPath, write_sealed
 from store.header import Header
-from store.seal import is_sealed, seal
+from store.seal import is_sealed
 from store.shard import open_hdf5
 from store.spec import HEAD_FILE, LIBVER
 
@@ -38,12 +38,7 @@ def write_head(path: StrPath, header: Header, head: Head) -> None:
         for name, array in head._asdict().items():
             file.create_dataset(name, data=np.asarray(array, dtype="<f4"), track_times=False)
         file.attrs["content_digest"] = np.bytes_(header.digest_of(0))
-    temporary = begin_temporary(target)
-    try:
-        write_synced(temporary, seal(buffer))
-        complete_temporary(temporary, target)
-    finally:
-        end_temporary(temporary)
+    write_sealed(target, buffer)
 
 
 def read_head(path: StrPath, header: Header) -> Head:

@@ -10,9 +10,8 @@ import h5py
 import numpy as np
 
 from store.create import read_header
-from store.folder import StrPath, begin_temporary, complete_files, complete_temporary, end_temporary, write_synced
+from store.folder import StrPath, complete_files, write_sealed
 from store.header import Header
-from store.seal import seal
 from store.shard import open_shard
 from store.spec import FORMAT_NAME, INDEX_FILE, LIBVER, TEXTS
 
@@ -36,14 +35,8 @@ def write_index(path: StrPath) -> Path:
             index.create_virtual_dataset(name, layout, fillvalue=_fill(dtype))
         index.attrs["format"] = np.bytes_(f"{FORMAT_NAME} index")
         index.attrs["content_digest"] = np.bytes_(header.content_digest)
-    target = folder / INDEX_FILE
-    temporary = begin_temporary(target)
-    try:
-        write_synced(temporary, seal(buffer))
-        complete_temporary(temporary, target)
-    finally:
-        end_temporary(temporary)
-    return target
+    write_sealed(folder / INDEX_FILE, buffer)
+    return folder / INDEX_FILE
 
 
 def _fill(dtype: np.dtype[Any]) -> Any:

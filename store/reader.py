@@ -160,7 +160,7 @@ class MapStore:
     def read_row(self) -> Callable[[int], Array]:
         """`read_row(row)`: one map [h, w], a copy, sooner than a batch of one; IndexError outside [0, N).
 
-        Bound once, because another call in between would be a tenth of its cost.
+        Bound once, because a row costs so little that another call in between would show.
         """
         if has_depth(self.kind):
             return lambda row: np.asarray(self.read([row])[0])

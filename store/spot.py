@@ -56,7 +56,7 @@ def _require_digests(path: Path, header: Header, start: int, table: Table) -> No
 
 
 def _read_rows(file: h5py.File, path: Path, header: Header, start: int, stop: int) -> Table:
-    """Rows [start, stop) of every dataset; past h5py where that can be, which takes a tenth of the time."""
+    """Rows [start, stop) of every dataset; past h5py where that can be, which is cheaper."""
     names = (*(field.name for field in header.datasets), *TEXTS)
     handle = os.open(path, os.O_RDONLY)
     try:

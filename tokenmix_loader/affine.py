@@ -1,6 +1,6 @@
 """Affine maps between unit squares as six floats, (x, y) = (a u + b v + c, d u + e v + f).
 
-Plain floats, because there are a few of them per image: a numpy product of 3 x 3 costs five times as much.
+Plain floats: for a few numbers per image, numpy's cost per call is most of the work.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _swap_box(images: npt.NDArray[np.uint8], box: Box) -> None:
 
 
 def _swap_tokens(images: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_]) -> None:
-    """Bit by bit, eight pixels at a time: ten times as fast as choosing between bytes."""
+    """Bit by bit, eight pixels at a time, which is cheaper than choosing between bytes."""
     rows, columns = token_size(images.shape[2:], masks.shape[1:])
     unit = math.gcd(columns, 8)
     words = images.view(f"u{unit}")

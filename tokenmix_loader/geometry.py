@@ -32,7 +32,7 @@ def align(
     map covers in image space; `affines` [B, 2, 3] maps the input's unit square to image space, `(x, y) =
     affine @ (u, v, 1)`; `grid` is (gh, gw); `bounds` [B, 4], the part of the image that the input may show, default:
     all of it, (0, 0, 1, 1). All tensors on one device. Returns float32 [B, gh, gw]. `refined`: of `refine(evidence)`,
-    in a third of the time.
+    without putting its cells in order.
 
     Exact for affines that scale, flip, move or turn by 90 degrees; otherwise each token is sampled at
     `samples` x `samples` points. Straight and oblique affines may share a batch. What a token shows from

@@ -18,8 +18,8 @@ from tokenmix_loader.shapes import Grid, require_choice, require_grid
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-# Tokens as the bits of one number, the first token lowest: a block is a product, its new tokens are one `&`. One mask
-# per batch, the default, costs a tenth so of what it costs with arrays; one per sample costs less than twice as much.
+# Tokens as the bits of one number, the first token lowest: a block is a product, its new tokens are one `&`. That
+# makes one mask per batch, the default, cheap; arrays would be cheaper for one per sample.
 Bits = int
 
 KINDS = ("block", "random", "region")

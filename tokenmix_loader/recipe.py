@@ -43,7 +43,7 @@ class Recipe:
     `grid` (gh, gw) is the student's. A batch is mixed with probability `prob`; of those, the share
     `switch_prob` by TokenMix, the rest by Mixup: as in timm, where it is the share of CutMix. `mixup_alpha` = 0
     leaves Mixup out. `kind`, `kept`, `per` and `mask_options` are those of `sample_masks`: one mask per batch, as
-    in the paper's code and timm's CutMix, costs next to nothing, one per sample 15 us each. More kinds: `attentive`
+    in the paper's code and timm's CutMix, costs least, one per sample B times as much. More kinds: `attentive`
     and `peak` of `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in area, scored
     by the maps all the same (TokenMix, Table 7). `evidence` is `evidence`'s kind; `smoothing` and `min_evidence` are
     `mix_targets`'.

@@ -32,7 +32,7 @@ class MapJoin:
         require_choice("MapJoin: missing", missing, ("error", "area"))
         self._store, self._missing = open_store(store), missing
         self._traced = traced_or_none(transform)
-        warn_of_unreadable(self._store, [*self._store.keys], np.flatnonzero(self._store.statuses != STATUS_OK))
+        warn_of_unreadable(self._store, self._store.keys, np.flatnonzero(self._store.statuses != STATUS_OK))
         hashes = np.fromiter((_hash(key) for key in self._store.keys), np.uint64, len(self._store))
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]

@@ -28,5 +28,6 @@ def test_it_trains_and_leaves_weights(tmp_path: Path, supervision: str) -> None:
     assert done.returncode == 0, done.stderr
     losses = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("epoch ")]
     assert len(losses) == 2
-    assert all(0 < loss < 6 for loss in losses)
+    most = 5 if supervision == "tokenmix" else 6  # the tokens have a loss of their own
+    assert all(0 < loss < most for loss in losses)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["head.weight"].shape == (10, 64)
