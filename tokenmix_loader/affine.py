@@ -35,14 +35,26 @@ def between_unit_squares(pixels: Affine, of: tuple[int, int], to: tuple[int, int
 
 def clip(box: Box, frame: Affine) -> Box:
     """The part of a box (x0, y0, x1, y1) in which `frame` may map the unit square: exact for an upright frame."""
-    a, b, c, d, e, f = frame
     x0, y0, x1, y1 = box
+    near_x, far_x = _reach(*frame[:3])
+    near_y, far_y = _reach(*frame[3:])
     return (
-        max(x0, c + min(a, 0.0) + min(b, 0.0)),
-        max(y0, f + min(d, 0.0) + min(e, 0.0)),
-        min(x1, c + max(a, 0.0) + max(b, 0.0)),
-        min(y1, f + max(d, 0.0) + max(e, 0.0)),
+        near_x if near_x > x0 else x0,
+        near_y if near_y > y0 else y0,
+        far_x if far_x < x1 else x1,
+        far_y if far_y < y1 else y1,
     )
+
+
+def _reach(by_u: float, by_v: float, offset: float) -> tuple[float, float]:
+    """The least and the largest of by_u * u + by_v * v + offset for u and v from 0 to 1."""
+    near = far = offset
+    for step in (by_u, by_v):
+        if step < 0:
+            near += step
+        else:
+            far += step
+    return near, far
 
 
 def crop_of(image: Any, left: int, top: int, width: int, height: int) -> Affine:

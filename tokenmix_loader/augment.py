@@ -7,6 +7,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from timm.data import auto_augment as timm_aa
 from torchvision import transforms as tv
@@ -34,7 +35,10 @@ def spy_on_moving(step: Any) -> Spy:
 
 def spy_on_timm_rand(step: Any) -> Spy:
     """timm's RandAugment."""
-    ops = [_spy_on_operation(op) for op in step.ops]
+    # As an array, because NumPy, which chooses among them, would turn a list into one for every image. That saves more
+    # than all tracing costs.
+    ops = np.empty(len(step.ops), object)
+    ops[:] = [_spy_on_operation(op) for op in step.ops]
     spy: Spy = spy_on(step, ops=property(lambda _: ops))
     return spy
 

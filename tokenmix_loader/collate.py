@@ -154,4 +154,5 @@ def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
             "wrap the dataset: MapDataset(dataset, store)"
         )
     labels, rows, places = zip(*targets, strict=True)
-    return MapTarget(torch.tensor(labels), torch.tensor(rows), torch.from_numpy(np.stack(places)))
+    label, row = torch.from_numpy(np.array((labels, rows), np.int64))
+    return MapTarget(label, row, torch.from_numpy(np.concatenate(places).reshape(len(targets), -1)))

@@ -11,8 +11,10 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader.shapes import Grid, require_grid, require_shape
 
 
@@ -46,22 +48,18 @@ def align(
         bounds = torch.tensor([0.0, 0, 1, 1], device=views.device).expand(len(views), 4)
     if samples < 1:
         raise ValueError(f"align: samples: expected at least 1, found {samples}; change the setting")
-    _check(evidence, views, affines, bounds, grid)
+    grid = require_grid("align: grid", grid)
+    _check_shapes(evidence, views, affines, bounds)
+    compiled = compiled_for(evidence, views, affines, bounds)
+    if compiled is not None:
+        places = [as_array(part, np.float64) for part in (views, affines, bounds)]
+        if compiled.are_sound(*places):  # otherwise `_check_numbers` says what is wrong
+            maps = as_array(evidence, np.float32)
+            return torch.from_numpy(compiled.align_arrays(maps, *places, grid, samples, refined))
+    _check_numbers(views, affines, bounds)
     # Boxes as (near, far) edges per axis, x first.
     spans, limits = (boxes.double().reshape(-1, 2, 2).mT for boxes in (views, bounds))
-    batch = _Batch(evidence.float(), affines.double(), spans, limits)
-    zero = affines == 0
-    upright = zero[:, 0, 1] & zero[:, 1, 0]
-    turned = zero[:, 0, 0] & zero[:, 1, 1] & ~upright
-    # Most crops are upright: it is cheaper to do the others twice than to gather the maps of these.
-    tokens = _upright(batch, grid, refined)
-    if not upright.all():
-        oblique = ~(upright | turned)
-        if turned.any():
-            tokens[turned] = _upright(batch.of(turned).refined(refined).transposed(), grid)
-        if oblique.any():
-            tokens[oblique] = _sampled(batch.of(oblique).refined(refined), grid, samples)
-    return tokens
+    return _align(_Batch(evidence.float(), affines.double(), spans, limits), grid, samples, refined)
 
 
 def refine(evidence: torch.Tensor) -> torch.Tensor:
@@ -87,7 +85,7 @@ def _halve(maps: torch.Tensor, dim: int) -> torch.Tensor:
     lean, cells = torch.zeros_like(maps), maps.shape[dim]
     lean.narrow(dim, 0, cells - 1).add_(steps)
     lean.narrow(dim, 1, cells - 1).add_(steps)
-    torch.minimum(torch.maximum(lean, -half, out=lean), half, out=lean)
+    lean = torch.minimum(torch.maximum(lean, -half), half)
     return torch.cat((half - lean, half + lean), dim)
 
 
@@ -109,6 +107,21 @@ class _Batch(NamedTuple):
     def transposed(self) -> _Batch:
         """x and y of map, view and image swapped, which turns a quarter-turned sample upright."""
         return _Batch(self.maps.mT, self.affines.flip(1), self.spans.flip(1), self.limits.flip(1))
+
+
+def _align(batch: _Batch, grid: Grid, samples: int, refined: bool) -> torch.Tensor:
+    zero = batch.affines == 0
+    upright = zero[:, 0, 1] & zero[:, 1, 0]
+    turned = zero[:, 0, 0] & zero[:, 1, 1] & ~upright
+    # Most crops are upright: it is cheaper to do the others twice than to gather the maps of these.
+    tokens = _upright(batch, grid, refined)
+    if not upright.all():
+        oblique = ~(upright | turned)
+        if turned.any():
+            tokens[turned] = _upright(batch.of(turned).refined(refined).transposed(), grid)
+        if oblique.any():
+            tokens[oblique] = _sampled(batch.of(oblique).refined(refined), grid, samples)
+    return tokens
 
 
 def _upright(batch: _Batch, grid: Grid, refined: bool = False) -> torch.Tensor:
@@ -176,15 +189,15 @@ def _points(grid: Grid, samples: int, device: torch.device) -> torch.Tensor:
     return points.flatten(1).to(device)
 
 
-def _check(
-    evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, bounds: torch.Tensor, grid: Grid
-) -> None:
-    require_grid("align: grid", grid)
+def _check_shapes(evidence: torch.Tensor, views: torch.Tensor, affines: torch.Tensor, bounds: torch.Tensor) -> None:
     require_shape("align: evidence", evidence, (None, None, None), "pass one map per sample, [B, h, w]")
     batch = len(evidence)
     require_shape("align: views", views, (batch, 4), "pass one (x0, y0, x1, y1) per map")
     require_shape("align: affines", affines, (batch, 2, 3), "pass one [2, 3] matrix per map")
     require_shape("align: bounds", bounds, (batch, 4), "pass one (x0, y0, x1, y1) per map")
+
+
+def _check_numbers(views: torch.Tensor, affines: torch.Tensor, bounds: torch.Tensor) -> None:
     if not bool((views[:, 2:] > views[:, :2]).all()):
         raise ValueError(
             "align: views: expected x0 < x1 and y0 < y1, found an empty rectangle; check the store's views"

@@ -57,7 +57,7 @@ def sample_masks(
     uniformly inside the grid; they cover the smaller of the kept and the replaced part (the replaced one at
     equality), and the last is trimmed to the count. `random`: a uniformly random subset. `region`: one
     replaced rectangle, its last row cut to the count. `beta` draws the kept share from Beta(a, b) instead.
-    `per`: one mask per "sample", or one shared by the "batch". Results depend on `rng` alone.
+    `per`: one mask per "sample", or one shared by the "batch", in its memory, too. Results depend on `rng` alone.
 
     `variant="released"` (block only) does what the published code does: the limit of replaced tokens is
     `min_tokens` above the count asked for, blocks may be as small as one token, a block that would pass the
@@ -77,7 +77,7 @@ def sample_masks(
         shape = _Shape(grid, min_tokens, aspect)
         draw = _released if variant == "released" else _blocks if kind == "block" else _region
         masks = _unpack([draw(rng, count, shape) for count in counts], grid)
-    return torch.from_numpy(np.broadcast_to(masks, (batch, *grid)).copy())
+    return torch.from_numpy(masks).expand(batch, *grid)
 
 
 def guided_masks(
@@ -250,21 +250,28 @@ def _check(
     require_choice("sample_masks: kind", kind, KINDS)
     require_choice("sample_masks: per", per, ("sample", "batch"))
     require_choice("sample_masks: variant", variant, ("exact", "released"))
+    pair = np.shape(aspect) == (2,)
+    # Messages are put together where they are needed: this runs for every batch.
     rules = (
-        (batch >= 1, f"batch: expected at least 1, found {batch}"),
-        (0 <= kept <= 1, f"kept: expected a share from 0 to 1, found {kept}"),
+        (batch >= 1, "batch: expected at least 1, found {batch}"),
+        (0 <= kept <= 1, "kept: expected a share from 0 to 1, found {kept}"),
         (
             beta is None or (np.shape(beta) == (2,) and min(beta) > 0),
-            f"beta: expected two positive numbers, found {beta}",
+            "beta: expected two positive numbers, found {beta}",
         ),
-        (min_tokens >= 1, f"min_tokens: expected at least 1, found {min_tokens}"),
-        (
-            np.shape(aspect) == (2,) and 0 < aspect[0] <= aspect[1] < math.inf,
-            f"aspect: expected 0 < low <= high, found {aspect}",
-        ),
-        (variant == "exact" or kind == "block", f"variant 'released': expected kind 'block', found {kind!r}"),
-        (variant == "exact" or beta is None, f"variant 'released': expected a fixed share, found beta={beta}"),
+        (min_tokens >= 1, "min_tokens: expected at least 1, found {min_tokens}"),
+        (pair and 0 < aspect[0] <= aspect[1] < math.inf, "aspect: expected 0 < low <= high, found {aspect}"),
+        (variant == "exact" or kind == "block", "variant 'released': expected kind 'block', found {kind!r}"),
+        (variant == "exact" or beta is None, "variant 'released': expected a fixed share, found beta={beta}"),
     )
     for holds, message in rules:
         if not holds:
-            raise ValueError(f"sample_masks: {message}; change the setting")
+            given = {
+                "batch": batch,
+                "kept": kept,
+                "beta": beta,
+                "min_tokens": min_tokens,
+                "aspect": aspect,
+                "kind": kind,
+            }
+            raise ValueError(f"sample_masks: {message.format(**given)}; change the setting")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from tokenmix_loader._numba import compiled_for
 from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.masks import GUIDES, KINDS, guided_masks, sample_masks
@@ -93,6 +94,7 @@ class Recipe:
                 f"TokenMix: {min(self.mask_options)}: expected kind {', '.join(KINDS)} with it, found {self.kind!r}, "
                 "which has no such setting; leave it out"
             )
+        compiled_for()  # before workers are forked
         # A wrong option fails here, not in the loop.
         self.draw(np.random.default_rng(0), 1, self.grid, torch.zeros(1, *self.grid))
 

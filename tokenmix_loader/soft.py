@@ -72,7 +72,8 @@ def read_soft_labels(
     above = align(found.planes, places.views[owners], targets.affine[owners], grid, bounds=targets.bounds[owners])
     if pooled:
         area, above = (part.sum((1, 2), keepdim=True) for part in (area, above))
-    area[places.missing] = 0
+    if places.missing is not None:
+        area[places.missing] = 0
     return _softmax(found, above.flatten(1), area.flatten(1), targets.label, num_classes, smoothing)
 
 

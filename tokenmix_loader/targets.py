@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader.shapes import require_choice, require_shape
 
 Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
@@ -57,7 +59,7 @@ def evidence(maps: Maps, kind: str = "logit") -> torch.Tensor:
     require_choice("evidence: kind", kind, tuple(EVIDENCE))
     tensor = torch.as_tensor(maps).float()
     require_shape("evidence: maps", tensor, (None, None, None), "pass one map per sample, [B, h, w]")
-    if not bool(torch.isfinite(tensor.sum())):  # one pass, where looking at each takes two
+    if not math.isfinite(tensor.sum()):  # one pass, where looking at each takes two
         raise ValueError("evidence: maps: expected finite values, found inf or nan; verify the store")
     return EVIDENCE[kind](tensor)
 
@@ -84,20 +86,29 @@ def mix_scores(
     CutMix's: the share of tokens. Raises ValueError for shapes that do not match or an unknown supervision.
     """
     require_choice("mix_scores: supervision", supervision, SUPERVISIONS)
-    require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
-    require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
-    require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
-    if masks.dtype != torch.bool and not masks.is_floating_point():
-        raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
+    _check_mix(tokens, masks, partner)
     kept = masks.float()
     area = kept.mean(dim=(1, 2))
     if supervision == "area":
         return area, 1 - area
     mass = tokens.sum(dim=(1, 2))
-    seen = mass >= max(min_evidence, torch.finfo(torch.float32).tiny)
+    seen = mass >= _least(min_evidence)
     share_a = _visible_share(tokens, kept, mass)
     share_b = _visible_share(tokens[partner], 1 - kept, mass[partner])
     return torch.where(seen, share_a, area), torch.where(seen[partner], share_b, 1 - area)
+
+
+def _check_mix(tokens: torch.Tensor, masks: torch.Tensor, partner: torch.Tensor) -> None:
+    require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
+    require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
+    require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
+    if masks.dtype != torch.bool and not masks.is_floating_point():
+        raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
+
+
+def _least(min_evidence: float) -> float:
+    """What counts as evidence at all; more than nothing."""
+    return max(min_evidence, torch.finfo(torch.float32).tiny)
 
 
 def _visible_share(tokens: torch.Tensor, visible: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -120,6 +131,19 @@ def mix_targets(
     `labels` int [B] are those of the unmixed images. The two scores need not add up to 1: an image may show
     both objects or none. Raises ValueError for shapes that do not match and labels outside of [0, K).
     """
+    compiled = compiled_for(tokens) if supervision == "tokenmix" else None
+    if compiled is not None:
+        _check_mix(tokens, masks, partner)
+        _check_smoothing(smoothing)
+        of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
+        # Otherwise the checks on the way through tensors say what is wrong.
+        if compiled.are_within(of_labels, num_classes) and compiled.are_within(of_partner, len(tokens)):
+            shared = masks[:1] if masks.stride(0) == 0 else masks
+            of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, shared))
+            least = _least(min_evidence)
+            return torch.from_numpy(
+                compiled.mix_arrays(of_tokens, of_masks, of_labels, of_partner, num_classes, smoothing, least)
+            )
     scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
     return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
 
@@ -132,10 +156,7 @@ def dense_targets(scores: Scores, labels: Scores, num_classes: int, *, smoothing
     """
     classes, sharp = torch.stack(labels, dim=1).long(), torch.stack(scores, dim=1).float()
     _check_labels(classes, num_classes)
-    if not 0 <= smoothing <= 1:
-        raise ValueError(
-            f"dense_targets: smoothing: expected a share from 0 to 1, found {smoothing}; change the setting"
-        )
+    _check_smoothing(smoothing)
     together = sharp.sum(dim=1, keepdim=True)
     equal = classes[:, :1] == classes[:, 1:]
     sharp, total = torch.where(equal, together.clamp(max=1), sharp), torch.where(equal, together.clamp(max=1), together)
@@ -150,4 +171,11 @@ def _check_labels(labels: torch.Tensor, num_classes: int) -> None:
         raise ValueError(
             f"mix_targets: labels: expected 0 to {num_classes - 1}, found {low} to {high}; "
             "check num_classes and the dataset's class map"
+        )
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"dense_targets: smoothing: expected a share from 0 to 1, found {smoothing}; change the setting"
         )

@@ -13,18 +13,17 @@ from tokenmix_loader.dataset import NO_MAP, MapTarget
 from tokenmix_loader.geometry import align
 from tokenmix_loader.shapes import Grid
 from tokenmix_loader.targets import evidence as evidence_of
-from tokenmix_loader.targets import normalise
 
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
 
 class Places(NamedTuple):
-    """Rows [B] to read and their views [B, 4]; where `missing` [B], another image's row and the whole image."""
+    """Rows [B] to read and their views [B, 4]; where `missing` [B], if any is, any row and the whole image."""
 
     rows: Ints
     views: torch.Tensor
-    missing: torch.Tensor
+    missing: torch.Tensor | None
 
 
 def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
@@ -34,27 +33,35 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     other labels in these rows: it is not the one that the dataset was joined to.
     """
     rows, views, missing = find_places(store, targets)
-    maps = normalise(evidence_of(store.read(rows), evidence))
-    if missing.any():
-        maps[missing] = 0
-    return align(maps, views, targets.affine, grid, bounds=targets.bounds, refined=True)
+    maps = evidence_of(store.read(rows), evidence)
+    tokens = align(maps, views, targets.affine, grid, bounds=targets.bounds, refined=True)
+    # As `normalise` before `align`, but of less numbers; without a map or evidence there are none.
+    mass = maps.sum(dim=(1, 2))
+    nothing = mass <= 0
+    if missing is not None:
+        nothing |= missing
+    return tokens.div_(mass.masked_fill_(nothing, torch.inf)[:, None, None])
 
 
 def find_places(store: MapStore, targets: MapTarget) -> Places:
     """Where a batch's maps are; raises what `read_tokens` raises."""
-    missing = targets.row == NO_MAP
-    rows = targets.row.where(~missing, 0).numpy()
-    _check_labels(store, rows, targets.label.numpy(), missing.numpy())
+    rows = targets.row.numpy()
+    missing = rows == NO_MAP
+    some = bool(missing.any())
+    rows = np.where(missing, 0, rows) if some else rows
+    _check_labels(store, rows, targets.label.numpy(), missing)
     views = torch.from_numpy(store.views(rows))
-    if missing.any():  # any row can stand in for a missing one, but the view of an unreadable image is empty
-        views[missing] = torch.tensor([0.0, 0, 1, 1])
-    return Places(rows, views, missing)
+    if not some:
+        return Places(rows, views, None)
+    views[missing] = torch.tensor([0.0, 0, 1, 1])  # as that of an unreadable image is empty
+    return Places(rows, views, torch.from_numpy(missing))
 
 
 def _check_labels(store: MapStore, rows: Ints, labels: Ints, missing: Bools) -> None:
     stored = store.labels[rows]
-    wrong = np.flatnonzero((stored != labels) & ~missing)
-    if len(wrong):
+    others = stored != labels
+    if others.any() and (others & ~missing).any():
+        wrong = np.flatnonzero(others & ~missing)
         at = wrong[0]
         raise StoreMismatch(
             f"{store!r}: expected label {labels[at]} in row {rows[at]}, found {stored[at]} and {len(wrong) - 1} "

@@ -41,11 +41,12 @@ def watched(function: Callable[[Any], Any], image: Image.Image) -> Image.Image:
 
 
 class _Watch(Image.Image):
-    """The same pixels as another image, without a copy."""
+    """Another image itself, as a class of ours: what happens to one happens to both."""
 
     def __init__(self, image: Image.Image) -> None:
-        image.load()  # decodes in place what was only opened
-        self.__dict__.update(image.__dict__)
+        if type(image) is not Image.Image:
+            image.load()  # what was only opened can be decoded by its own class alone
+        self.__dict__ = image.__dict__
 
     def transform(self, size: Any, method: Any, data: Any = None, *args: Any, **kwargs: Any) -> Image.Image:
         if method != Image.Transform.AFFINE:

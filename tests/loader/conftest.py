@@ -1,4 +1,5 @@
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import settings
 from PIL import Image
 
 from store import STATUS_OK, STATUS_UNREADABLE, Header, RowBatch, ShardWriter, create_store, list_digest
-from tokenmix_loader import MapStore
+from tokenmix_loader import MapStore, _numba
 
 # Deadlines and several threads measure the machine, not the code.
 settings.register_profile("steady", deadline=None)
@@ -20,6 +21,19 @@ torch.set_num_threads(1)
 CLASSES = ("ant", "bee", "cat")
 GRID = (6, 6)
 StoreMaker = Callable[..., MapStore]
+
+
+@pytest.fixture(scope="module", params=["compiled", "tensors"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A module's tests twice: with numba and as without it."""
+    if request.param == "compiled" and importlib.util.find_spec("numba") is None:
+        pytest.skip("numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tensors":
+            patch.setattr(_numba, "_load", lambda: None)
+        else:
+            assert _numba.compiled_for() is not None
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from tokenmix_loader import align, refine
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 IDENTITY = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
 WHOLE = torch.tensor([0.0, 0, 1, 1])
 

@@ -7,6 +7,8 @@ from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
 from tokenmix_loader import dense_targets, evidence, mix_scores, mix_targets, normalise, sample_masks
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 

@@ -1,0 +1,119 @@
+"""Compiled loops are what tensors are; and whatever is wrong with numba ends no training."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenmix_loader import align, mix_targets, refine, sample_masks
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+
+SEEDS = st.integers(0, 2**32 - 1)
+SIDES = st.integers(1, 9)
+GRIDS = st.tuples(SIDES, SIDES)
+LINEAR = {
+    "upright": lambda s: [[s[0], 0], [0, s[1]]],
+    "turned": lambda s: [[0, s[0]], [s[1], 0]],
+    "oblique": lambda s: [[s[0], s[2]], [s[3], s[1]]],
+}
+# One batch, in a process of its own: what numba does is decided once per process.
+SCRIPT = """
+import torch
+from tokenmix_loader import _numba, align
+place = torch.tensor([[0.0, 0, 1, 1]])
+tokens = align(torch.ones(1, 2, 2), place, torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]), (2, 2), refined=True)
+print(_numba.compiled_for() is not None, tokens.flatten().tolist())
+"""
+
+
+@given(SEEDS, GRIDS, GRIDS, st.lists(st.sampled_from([*LINEAR]), min_size=1, max_size=5), st.booleans())
+def test_tokens_are_those_of_tensors(
+    seed: int, size: tuple[int, int], grid: tuple[int, int], kinds: list[str], refined: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    batch = len(kinds)
+    maps = torch.from_numpy(rng.gamma(0.3, size=(batch, *size)).astype(np.float32))
+    views, bounds = (torch.from_numpy(np.sort(rng.random((batch, 2, 2)), axis=1).reshape(batch, 4)) for _ in range(2))
+    views[:, 2:] += 0.1
+    linear = [LINEAR[kind](rng.uniform(0.1, 1, 4) * rng.choice([-1, 1], 4)) for kind in kinds]
+    affines = torch.from_numpy(np.concatenate([np.array(linear), rng.uniform(0, 1, (batch, 2, 1))], axis=2))
+    ours = align(maps, views, affines, grid, bounds=bounds, refined=refined)
+    theirs = align(maps.requires_grad_(), views, affines, grid, bounds=bounds, refined=refined).detach()
+    # A sample on the border of two cells may fall to either: one of a token's four, so much of the heavier cell.
+    per_cell = (affines[:, :, :2].det().abs() / ((views[:, 2] - views[:, 0]) * (views[:, 3] - views[:, 1]))).numpy()
+    cells = np.prod(size) * (4 if refined else 1) / np.prod(grid)
+    heaviest = refine(maps.detach()).amax((1, 2)).numpy() * (1 if refined else 4)
+    one = np.where(np.array(kinds) == "oblique", per_cell * cells * heaviest / 4, 0)[:, None, None]
+    difference = (ours - theirs).abs().numpy()
+    small = 1e-5 * float(maps.detach().amax()) + 1e-7
+    assert (difference <= one + small).all()
+    assert (difference > small).mean() <= 0.05
+
+
+@given(SEEDS, GRIDS, st.integers(1, 6), st.booleans())
+def test_targets_are_those_of_tensors(seed: int, grid: tuple[int, int], batch: int, shared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = torch.from_numpy((rng.gamma(0.2, size=(batch, *grid)) * rng.choice([0, 1e-3, 1])).astype(np.float32))
+    masks = sample_masks(rng, batch, grid, "random", beta=(1, 1), per="batch" if shared else "sample")
+    labels, partner = torch.from_numpy(rng.integers(3, size=batch)), torch.from_numpy(rng.permutation(batch))
+    ours = mix_targets(tokens, masks, labels, partner, 3, smoothing=0.2)
+    theirs = mix_targets(tokens.requires_grad_(), masks, labels, partner, 3, smoothing=0.2).detach()
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    assert ours.dtype == theirs.dtype
+    assert ours.max() <= 1
+
+
+def test_a_batch_of_none_is_none() -> None:
+    none = torch.zeros(0, 3, 3)
+    assert align(none, torch.zeros(0, 4), torch.zeros(0, 2, 3), (2, 2)).shape == (0, 2, 2)
+    labels = torch.zeros(0, dtype=torch.int64)
+    assert mix_targets(none, none.bool(), labels, labels, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize("partner", [[0, 2], [0, -3]])
+def test_partners_outside_of_the_batch_are_refused(partner: list[int]) -> None:
+    tokens, labels = torch.ones(2, 2, 2), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(IndexError):
+        mix_targets(tokens, tokens.bool(), labels, torch.tensor(partner), 3)
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+
+
+def test_what_is_compiled_is_kept_and_a_torn_file_of_it_ends_nothing(tmp_path: Path) -> None:
+    assert run(NUMBA_CACHE_DIR=str(tmp_path)).stdout == "True [1.0, 1.0, 1.0, 1.0]\n"
+    kept = [*tmp_path.rglob("*align_arrays*.nbc")]
+    assert len(kept) == 1
+    again = run(NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DEBUG_CACHE="1").stdout
+    assert "data saved" not in again
+    kept[0].write_bytes(b"")
+    torn = run(NUMBA_CACHE_DIR=str(tmp_path))
+    assert torn.stdout == "False [1.0, 1.0, 1.0, 1.0]\n"
+    assert "expected numba to compile, found EOFError" in torn.stderr
+    assert "NUMBA_CACHE_DIR" in torn.stderr
+
+
+def test_nothing_is_compiled_where_that_is_turned_off() -> None:
+    assert run(NUMBA_DISABLE_JIT="1").stdout == "False [1.0, 1.0, 1.0, 1.0]\n"
+
+
+ABSENT, TOO_OLD = "raise ModuleNotFoundError('no', name='numba')", "raise ImportError('Numba needs NumPy 2.3 or less')"
+
+
+@pytest.mark.parametrize(("code", "warned"), [(ABSENT, False), (TOO_OLD, True)])
+def test_without_numba_tensors_do_the_same(tmp_path: Path, code: str, warned: bool) -> None:
+    (tmp_path / "numba.py").write_text(code)
+    done = run(PYTHONPATH=str(tmp_path))
+    assert done.stdout == "False [1.0, 1.0, 1.0, 1.0]\n"
+    assert ("Numba needs NumPy 2.3 or less" in done.stderr) == warned

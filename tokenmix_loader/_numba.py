@@ -1,0 +1,56 @@
+"""Where compiled loops can take the place of tensors: the one place that loads numba."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def compiled_for(*tensors: torch.Tensor) -> ModuleType | None:
+    """`tokenmix_loader.compiled`, where there is numba, and tensors are on the CPU and want no gradient.
+
+    The first call compiles, some seconds, or reads what an earlier process has compiled, under one second.
+    """
+    return None if any(tensor.requires_grad or not tensor.is_cpu for tensor in tensors) else _load()
+
+
+def as_array(tensor: torch.Tensor, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The one layout that is compiled for; a copy where it has another."""
+    return np.ascontiguousarray(tensor.numpy(), dtype)
+
+
+@cache
+def _load() -> ModuleType | None:
+    """Never an error: tensors do the same, and a cache that cannot be read or written should not end a training."""
+    try:
+        import numba
+
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            return None  # for debugging: uncompiled, those loops are far slower than tensors
+        from tokenmix_loader import compiled
+
+        compiled.try_out()
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return None
+        _warn(error)
+    except Exception as error:  # NumPy too new for numba, its cache torn, a full disk, ...
+        _warn(error)
+    else:
+        return compiled
+    return None
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(
+        f"tokenmix_loader: expected numba to compile, found {type(error).__name__}: {error}; targets will be the same "
+        "without it, but cost more: set NUMBA_CACHE_DIR to a new folder with space, or install another numba, or none",
+        RuntimeWarning,
+        stacklevel=4,
+    )
