@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import timm
@@ -37,6 +38,7 @@ from tokenmix_loader import (
     Recipe,
     TokenMix,
     TokenMixCollate,
+    _numba,
     align,
     collate_targets,
     evidence,
@@ -54,7 +56,7 @@ Timer = Callable[[], float]
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--model", default="test_vit")
     parser.add_argument("--batch-size", type=int, action="append", help="of the steps; repeatable; default: 64")
     parser.add_argument("--steps", type=int, default=60, help="of each kind, per batch size")
@@ -92,14 +94,16 @@ def take_turns(functions: dict[str, Callable[[], object]], rounds: int, timer: T
     return seconds
 
 
-def medians_us(functions: dict[str, Callable[[], object]], rounds: int, per: int) -> dict[str, float]:
-    """Median CPU time in us per sample, of calls that handle `per` samples each."""
-    seconds = take_turns(functions, rounds, time.process_time)
+def medians_us(seconds: dict[str, list[float]], per: int) -> dict[str, float]:
+    """Median time in us per sample, of calls that handle `per` samples each."""
     return {name: 1e6 * statistics.median(found) / per for name, found in seconds.items()}
 
 
 def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
-    """CPU time in us per sample: timm's pipeline, and what maps add to it."""
+    """CPU time in us per sample: timm's pipeline, and what maps add to it.
+
+    All take turns, so what maps add meets caches that are full of something else, as in a worker.
+    """
     write_photographs(folder / "photographs", count=BATCH)
     images = ImageDataset(str(folder / "photographs"), transform=create_transform(224, is_training=True, **AUGMENT))
     samples = [images[i] for i in range(BATCH)]
@@ -108,37 +112,49 @@ def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
     mapped = with_targets([image for image, _ in samples], targets)
     timm_s, ours = FastCollateMixup(**MIXUP), TokenMixCollate(store, GRID, **MIXUP)
     recipe, rng = Recipe(CLASSES, GRID, mixup_alpha=0), np.random.default_rng(0)
-    quick = medians_us(
-        {
-            "reading": lambda: (store.read(rows), store.views(rows)),
-            "alignment, masks, targets": lambda: recipe.targets(recipe.draw(rng, BATCH, (224, 224)), store, targets),
-            "collating targets": lambda: collate_targets([target for _, target in mapped]),
-        },
-        20 * rounds,
-        BATCH,
-    )
-    quick["alignment, masks, targets"] -= quick["reading"]
-    slow = medians_us(
-        {
-            "decoding and augmentation": lambda: [images[i] for i in range(BATCH)],
-            "timm's collate with CutMix": lambda: timm_s(samples),
-            "TokenMixCollate": lambda: ours(mapped),
-        },
-        rounds,
-        BATCH,
-    )
-    quick["tracing"] = tracing_us(rounds)
-    pipeline = slow["decoding and augmentation"] + slow["timm's collate with CutMix"]
-    by_maps = sum(quick.values())
-    return {
-        "us_per_sample": {name: round(cost, 3) for name, cost in (slow | quick).items()},
-        "pipeline_us": round(pipeline, 1),
-        "reading_share": round(quick["reading"] / pipeline, 6),
-        "by_maps_share": round(by_maps / pipeline, 6),
-        "whole_ratio": round(
-            (slow["decoding and augmentation"] + quick["tracing"] + slow["TokenMixCollate"]) / pipeline, 4
-        ),
+
+    def read() -> None:
+        store.read(rows)
+        store.views(rows)
+
+    def score() -> torch.Tensor | Any:
+        return recipe.targets(recipe.draw(rng, BATCH, (224, 224)), store, targets)
+
+    functions: dict[str, Callable[[], object]] = {
+        "decoding and augmentation": lambda: [images[i] for i in range(BATCH)],
+        "timm's collate with CutMix": lambda: timm_s(samples),
+        "TokenMixCollate": lambda: ours(mapped),
+        "reading": read,
+        "reading, alignment, masks, targets": score,
+        "the same without numba": without_numba(score),
+        "collating targets": lambda: collate_targets([target for _, target in mapped]),
     }
+    cost = medians_us(take_turns(functions, rounds, time.process_time), BATCH) | {"tracing": tracing_us(rounds)}
+    pipeline = cost["decoding and augmentation"] + cost["timm's collate with CutMix"]
+    scored = "reading, alignment, masks, targets"
+    parts = {
+        "reading_share": ["reading"],
+        "scored_share": [scored],
+        "scored_share_without_numba": ["the same without numba"],
+        "by_maps_share": [scored, "collating targets", "tracing"],
+    }
+    whole = cost["decoding and augmentation"] + cost["tracing"] + cost["TokenMixCollate"]
+    return {
+        "us_per_sample": {name: round(each, 3) for name, each in cost.items()},
+        "pipeline_us": round(pipeline, 1),
+        **{name: round(sum(cost[part] for part in of) / pipeline, 6) for name, of in parts.items()},
+        "whole_ratio": round(whole / pipeline, 4),
+    }
+
+
+def without_numba(function: Callable[[], object]) -> Callable[[], object]:
+    """The same by tensors, as where numba is not installed."""
+
+    def run() -> object:
+        with mock.patch.object(_numba, "_load", return_value=None):
+            return function()
+
+    return run
 
 
 def write_photographs(folder: Path, count: int) -> None:
@@ -149,24 +165,33 @@ def write_photographs(folder: Path, count: int) -> None:
         photographs[i % len(photographs)].resize((500, 375)).save(folder / "class" / f"{i:04d}.jpg", quality=92)
 
 
-def tracing_us(rounds: int) -> float:
-    """What tracing adds to a transform: images are so small that their pixels cost nothing; draws are the same."""
+def tracing_us(rounds: int, images: int = 32) -> float:
+    """What tracing adds to a transform: images are so small that their pixels cost nothing; draws are the same.
+
+    A few images at a time, so that most pairs of runs meet the machine in the same state.
+    """
     tiny = Image.new("RGB", (16, 16))
     transform = create_transform(16, is_training=True, **AUGMENT)
     traced = trace(transform)
 
-    def run(sample: Callable[[], Any]) -> None:
-        seed_all(0, 0)
-        for _ in range(BATCH):
-            sample()
+    def plain() -> tuple[Any, int]:
+        return transform(tiny), 0
 
-    functions: dict[str, Callable[[], object]] = {
-        "plain": lambda: run(lambda: (transform(tiny), 0)),
-        "traced": lambda: run(lambda: MapTarget(0, 0, traced.placed(tiny)[1])),  # type: ignore[arg-type]
-    }
-    seconds = take_turns(functions, 10 * rounds, time.process_time)
-    added = [with_ - without for with_, without in zip(seconds["traced"], seconds["plain"], strict=True)]
-    return 1e6 * statistics.median(added) / BATCH
+    def with_place() -> tuple[Any, MapTarget]:
+        image, place = traced.placed(tiny)
+        return image, MapTarget(0, 0, place)  # type: ignore[arg-type]
+
+    added = []
+    for seed in range(40 * rounds):
+        seconds = {}
+        for sample in (plain, with_place) if seed % 2 else (with_place, plain):
+            seed_all(0, seed)
+            started = time.process_time()
+            for _ in range(images):
+                sample()
+            seconds[sample] = time.process_time() - started
+        added.append(seconds[with_place] - seconds[plain])
+    return 1e6 * statistics.median(added) / images
 
 
 def with_targets(images: Sequence[torch.Tensor] | torch.Tensor, targets: MapTarget) -> list[tuple[Any, MapTarget]]:
@@ -202,14 +227,18 @@ def align_costs(store: MapStore, rounds: int, batch: int = BATCH) -> dict[str, f
         cut: torch.Tensor = roi_align(dense, boxes, GRID, aligned=True)
         return cut
 
-    found = medians_us({"dense RoIAlign": published}, rounds, batch)
-    found |= medians_us(
-        {"align": lambda: align(maps, views, targets.affine, GRID, bounds=targets.bounds, refined=True)},
-        20 * rounds,
-        batch,
-    )
+    def ours() -> torch.Tensor:
+        return align(maps, views, targets.affine, GRID, bounds=targets.bounds, refined=True)
+
+    functions: dict[str, Callable[[], object]] = {
+        "dense RoIAlign": published,
+        "align": ours,
+        "align without numba": without_numba(ours),
+    }
+    found = medians_us(take_turns(functions, 4 * rounds, time.process_time), batch)
     return {name: round(cost, 3) for name, cost in found.items()} | {
-        "times_cheaper": round(found["dense RoIAlign"] / found["align"], 1)
+        "times_cheaper": round(found["dense RoIAlign"] / found["align"], 1),
+        "times_cheaper_without_numba": round(found["dense RoIAlign"] / found["align without numba"], 1),
     }
 
 

@@ -6,6 +6,7 @@ import ctypes
 import math
 import mmap
 import os
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,9 @@ from store.spec import Field
 
 Array = npt.NDArray[Any]
 _MAP_FIXED = 0x10  # the same on Linux and macOS; the mmap module has it from Python 3.13 on only
+
+_WHOSE: int = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+_LEAST_ANNOUNCED, _MOST_ANNOUNCED = 8, 1024
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ def open_rows(places: Sequence[Place], layout: Layout, field: Field, *, random: 
 class MappedRows:
     """All shards in one range of addresses, each a whole number of rows from its start.
 
-    So a batch is one `take`, and the memory is the page cache, which all processes of a machine share.
+    So a batch is one `take`, and the memory is the page cache, which all processes of a machine share. What is not in
+    it comes sooner when a batch is announced, but that costs more than to copy what is. So the first batches are
+    announced, then one is tried without; if it had to wait for the disk, more and more are announced between trials.
     """
 
     def __init__(
@@ -103,24 +109,31 @@ class MappedRows:
         self._flat = flat.reshape(-1, *field.shape)
         self._layout, self._rows = layout, layout.rows
         self._shard_rows = 0 if layout.earlier else layout.shard_rows  # 0: parts, where `one` must ask
-        self._row_nbytes, self._random = row_nbytes, False
-        self._cold_rows = layout.rows  # to be announced, until each may have been read once
+        self._row_nbytes = row_nbytes
+        self._to_announce = self._last_run = _LEAST_ANNOUNCED
         # by shard, how many rows further on than in the store its rows lie here
         self._shifts = [begin // row_nbytes - layout.bounds(shard)[0] for shard, begin in enumerate(begins)]
         self._shift_of = np.array(self._shifts, dtype=np.int64)
 
     def expect_random(self) -> None:
-        """Turn read-ahead off, and announce every batch."""
+        """Turn read-ahead off."""
         self._region.madvise(mmap.MADV_RANDOM)
-        self._random = True
 
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
         shards, _ = self._layout.locate(rows)
         places = rows + self._shift_of[shards]
-        if self._random or self._cold_rows > 0:
+        if self._to_announce:
+            self._to_announce -= 1
             self._announce(places)
-        return np.take(self._flat, places, axis=0)
+            return np.take(self._flat, places, axis=0)
+        before = _major_faults()
+        found = np.take(self._flat, places, axis=0)
+        if _major_faults() == before:
+            self._last_run = _LEAST_ANNOUNCED
+        else:
+            self._to_announce = self._last_run = min(2 * self._last_run, _MOST_ANNOUNCED)
+        return found
 
     def one(self, row: int) -> Array:
         """One row."""
@@ -132,11 +145,15 @@ class MappedRows:
 
     def _announce(self, places: Rows) -> None:
         """Have a batch fetched from the disk as a whole, and not page by page as the copy meets them."""
-        self._cold_rows -= len(places)
         begins = places * self._row_nbytes
         pages = begins - begins % mmap.PAGESIZE
         for page, nbytes in zip(pages.tolist(), (begins - pages + self._row_nbytes).tolist(), strict=True):
             self._region.madvise(mmap.MADV_WILLNEED, page, nbytes)
+
+
+def _major_faults() -> int:
+    """How often this thread, where the system tells, has had to wait for the disk."""
+    return resource.getrusage(_WHOSE).ru_majflt
 
 
 class IndexedRows:

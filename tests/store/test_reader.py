@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import STATUS_OK, Layout, MapStore, RowBatch, ShardError, StoreError, verify
+from store import STATUS_OK, Layout, MapStore, RowBatch, ShardError, StoreError, mapping, verify
 from store.mapping import IndexedRows, MappedRows
 from store.spec import Field
 from tests.store.conftest import make_rows, reseal, write_store
@@ -159,6 +159,37 @@ def test_a_store_that_exceeds_memory(maps: Path, rows: RowBatch, monkeypatch: py
         flags = [after.split("\n")[0] for before, after in pairwise(entries) if str(maps) in before]
         assert flags
         assert all(" rr" in flag for flag in flags)
+
+
+def test_batches_are_announced_while_the_disk_is_waited_for(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = MapStore(maps)._rows["label_logit"]
+    assert isinstance(reader, MappedRows)
+    disk = {"cold": True, "faults": 0}
+
+    def announce(_: object) -> None:
+        announced.append(True)
+
+    def major_faults() -> int:
+        disk["faults"] += disk["cold"]
+        return int(disk["faults"])
+
+    monkeypatch.setattr(reader, "_announce", announce)
+    monkeypatch.setattr(mapping, "_major_faults", major_faults)
+
+    def announced_of(batches: int) -> int:
+        announced.clear()
+        for _ in range(batches):
+            reader.take(np.arange(3))
+        return len(announced)
+
+    announced: list[bool] = []
+    assert announced_of(8 + 1 + 16 + 1 + 32 + 1) == 8 + 16 + 32  # each trial has to wait
+    assert announced_of(10_000) > 9_980
+    disk["cold"] = False
+    announced_of(1025)
+    assert announced_of(1000) == 0
+    disk["cold"] = True
+    assert announced_of(1 + 16 + 1) == 16
 
 
 def test_one_compressed_shard_among_mapped_ones(maps: Path, rows: RowBatch) -> None:
