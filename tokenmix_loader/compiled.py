@@ -19,7 +19,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Scratch = tuple[Floats, Floats, Doubles, Doubles, Floats]
 
+_SAMPLES = 2  # `align`'s default
+_ZERO = np.float32(0)
 _HALF, _EIGHTH = np.float32(0.5), np.float32(0.125)
 
 
@@ -42,6 +46,7 @@ def try_out() -> None:
     for affine in ((1.0, 0, 0, 0, 1, 0), (0, 1.0, 0, 1, 0, 0), (1.0, 0.5, 0, 0, 1, 0)):
         affines = np.array(affine).reshape(1, 2, 3)
         tokens = align_arrays(np.ones((1, 1, 1), np.float32), views, affines, bounds, (1, 1), 1, True)
+        align_logits(np.ones((1, 1, 1), np.float32), np.ones(1, np.bool_), views, affines, bounds, (1, 1))
     zero = np.zeros(1, np.int64)
     if not (are_sound(views, affines, bounds) and are_within(zero, 1)):
         raise RuntimeError("other results than before compilation")
@@ -53,38 +58,86 @@ def align_arrays(
     maps: Floats, views: Doubles, affines: Doubles, bounds: Doubles, grid: tuple[int, int], samples: int, refined: bool
 ) -> Floats:
     """`align` of maps [B, h, w] by views [B, 4], affines [B, 2, 3] and bounds [B, 4], all C-contiguous and checked."""
-    batch, (gh, gw) = len(maps), grid
-    fold = 2 if refined else 1
-    h, w = fold * maps.shape[1], fold * maps.shape[2]
-    tokens = np.zeros((batch, gh, gw), np.float32)
-    halved, fine = np.empty((maps.shape[1], w), np.float32), np.empty((h, w), np.float32)
-    down, across = np.empty(max(grid) + 1), np.empty(max(grid) + 1)
-    strips = np.empty((max(grid), w), np.float32)
+    batch, h, w = maps.shape
+    tokens = np.zeros((batch, grid[0], grid[1]), np.float32)
+    scratch = _new_scratch(h, w, grid, refined)
     for i in range(batch):
-        (a, b, c), (d, e, f) = affines[i]
-        x0, y0, x1, y1 = views[i]
-        left, top, right, bottom = bounds[i]
-        per_x, per_y = w / (x1 - x0), h / (y1 - y0)
-        upright, turned = b == 0 and d == 0, a == 0 and e == 0
-        first, last = 0, h
-        if upright or turned:
-            rows, columns = (gh, gw) if upright else (gw, gh)
-            _put_edges(across[: columns + 1], a if upright else b, c, left, right, x0, per_x, w)
-            _put_edges(down[: rows + 1], e if upright else d, f, top, bottom, y0, per_y, h)
-            first, last = int(min(down[0], down[rows])), math.ceil(max(down[0], down[rows]))
-        if refined:
-            _refine(maps[i], halved, fine, first // 2, (last + 1) // 2)
-        cells = fine if refined else maps[i]
-        if upright:
-            _overlap(cells, down, across, strips[:gh], tokens[i])
-        elif turned:
-            _overlap(cells, down, across, strips[:gw], tokens[i].T)
-        else:
-            to_cells = (a * per_x, b * per_x, (c - x0) * per_x, d * per_y, e * per_y, (f - y0) * per_y)
-            low = (max((left - x0) * per_x, 0.0), max((top - y0) * per_y, 0.0))
-            high = (min((right - x0) * per_x, float(w)), min((bottom - y0) * per_y, float(h)))
-            _sample(cells, to_cells, low, high, samples, tokens[i])
+        _align_one(maps[i], views[i], affines[i], bounds[i], samples, refined, scratch, tokens[i])
     return tokens
+
+
+@_compiled
+def align_logits(
+    maps: Floats, present: Bools, views: Doubles, affines: Doubles, bounds: Doubles, grid: tuple[int, int]
+) -> Floats | None:
+    """`align` of what `evidence` and `normalise` make of logits [B, h, w], refined; of those `present` [B].
+
+    None where logits are not finite.
+    """
+    batch, h, w = maps.shape
+    tokens = np.zeros((batch, grid[0], grid[1]), np.float32)
+    scratch = _new_scratch(h, w, grid, True)
+    evidence = np.empty((h, w), np.float32)
+    for i in range(batch):
+        sum_, mass = np.float32(0), np.float32(0)
+        for y in range(h):
+            for x in range(w):
+                sum_ += maps[i, y, x]
+                evidence[y, x] = max(maps[i, y, x], _ZERO)
+                mass += evidence[y, x]
+        if not math.isfinite(sum_):
+            return None
+        if mass > 0 and present[i]:
+            _align_one(evidence, views[i], affines[i], bounds[i], _SAMPLES, True, scratch, tokens[i])
+            tokens[i] /= mass
+    return tokens
+
+
+@_compiled
+def _new_scratch(h: int, w: int, grid: tuple[int, int], refined: bool) -> Scratch:
+    """What `_align_one` writes to: halved and fine cells, token edges along y and x, and strips of tokens."""
+    fold, longest = 2 if refined else 1, max(grid)
+    return (
+        np.empty((h, fold * w), np.float32),
+        np.empty((fold * h, fold * w), np.float32),
+        np.empty(longest + 1),
+        np.empty(longest + 1),
+        np.empty((longest, fold * w), np.float32),
+    )
+
+
+@_compiled
+def _align_one(
+    cells: Floats, view: Doubles, affine: Doubles, bound: Doubles, samples: int, refined: bool, scratch: Scratch,
+    tokens: Floats,
+) -> None:  # fmt: skip
+    """One map [h, w] on tokens [gh, gw], zero before."""
+    gh, gw = tokens.shape
+    halved, fine, down, across, strips = scratch
+    h, w = fine.shape
+    (a, b, c), (d, e, f) = affine
+    x0, y0, x1, y1 = view
+    left, top, right, bottom = bound
+    per_x, per_y = w / (x1 - x0), h / (y1 - y0)
+    upright, turned = b == 0 and d == 0, a == 0 and e == 0
+    first, last = 0, h
+    if upright or turned:
+        rows, columns = (gh, gw) if upright else (gw, gh)
+        _put_edges(across[: columns + 1], a if upright else b, c, left, right, x0, per_x, w)
+        _put_edges(down[: rows + 1], e if upright else d, f, top, bottom, y0, per_y, h)
+        first, last = int(min(down[0], down[rows])), math.ceil(max(down[0], down[rows]))
+    if refined:
+        _refine(cells, halved, fine, first // 2, (last + 1) // 2)
+    parts = fine if refined else cells
+    if upright:
+        _overlap(parts, down, across, strips[:gh], tokens)
+    elif turned:
+        _overlap(parts, down, across, strips[:gw], tokens.T)
+    else:
+        to_cells = (a * per_x, b * per_x, (c - x0) * per_x, d * per_y, e * per_y, (f - y0) * per_y)
+        low = (max((left - x0) * per_x, 0.0), max((top - y0) * per_y, 0.0))
+        high = (min((right - x0) * per_x, float(w)), min((bottom - y0) * per_y, float(h)))
+        _sample(parts, to_cells, low, high, samples, tokens)
 
 
 @_compiled

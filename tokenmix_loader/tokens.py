@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import NO_MAP, MapTarget
 from tokenmix_loader.geometry import align
@@ -16,6 +17,7 @@ from tokenmix_loader.targets import evidence as evidence_of
 
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
 
 
 class Places(NamedTuple):
@@ -33,7 +35,10 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     other labels in these rows: it is not the one that the dataset was joined to.
     """
     rows, views, missing = find_places(store, targets)
-    maps = evidence_of(store.read(rows), evidence)
+    raw = store.read(rows)
+    if evidence == "logit" and (tokens := _align_logits(raw, views, missing, targets, grid)) is not None:
+        return tokens
+    maps = evidence_of(raw, evidence)
     tokens = align(maps, views, targets.affine, grid, bounds=targets.bounds, refined=True)
     # As `normalise` before `align`, but of less numbers; without a map or evidence there are none.
     mass = maps.sum(dim=(1, 2))
@@ -41,6 +46,20 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     if missing is not None:
         nothing |= missing
     return tokens.div_(mass.masked_fill_(nothing, torch.inf)[:, None, None])
+
+
+def _align_logits(
+    raw: Array, views: torch.Tensor, missing: torch.Tensor | None, targets: MapTarget, grid: Grid
+) -> torch.Tensor | None:
+    """The same in one compiled loop, where that can be; not where a number is not finite, which tensors report."""
+    places = views, targets.affine, targets.bounds
+    compiled = compiled_for(*places)
+    arrays = () if compiled is None else tuple(as_array(part, np.float64) for part in places)
+    if compiled is None or not compiled.are_sound(*arrays):
+        return None
+    present = np.ones(len(raw), np.bool_) if missing is None else ~missing.numpy()
+    tokens = compiled.align_logits(np.ascontiguousarray(raw, np.float32), present, *arrays, grid)
+    return None if tokens is None else torch.from_numpy(tokens)
 
 
 def find_places(store: MapStore, targets: MapTarget) -> Places:

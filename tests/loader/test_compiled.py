@@ -12,7 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmix_loader import align, mix_targets, refine, sample_masks
+from tests.loader.conftest import GRID, StoreMaker
+from tokenmix_loader import MapTarget, _numba, align, mix_targets, refine, sample_masks
+from tokenmix_loader.dataset import NO_MAP
+from tokenmix_loader.tokens import read_tokens
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
@@ -117,3 +120,31 @@ def test_without_numba_tensors_do_the_same(tmp_path: Path, code: str, warned: bo
     done = run(PYTHONPATH=str(tmp_path))
     assert done.stdout == "False [1.0, 1.0, 1.0, 1.0]\n"
     assert ("Numba needs NumPy 2.3 or less" in done.stderr) == warned
+
+
+@pytest.mark.parametrize("lost", [(), ("1",), ("0", "1", "2")])
+def test_a_store_s_tokens_are_those_of_tensors(make_store: StoreMaker, lost: tuple[str, ...]) -> None:
+    maps = np.random.default_rng(0).normal(size=(3, *GRID)).astype(np.float16)
+    maps[2] = -1  # no evidence
+    store = make_store({"0": 0, "1": 1, "2": 2}, payload={"label_logit": maps})
+    rows = torch.tensor([NO_MAP if key in lost else int(key) for key in "012"])
+    given_affines = torch.tensor([[0.5, 0, 0.1, 0, -0.7, 0.9]] * 3, dtype=torch.float64)
+    bounds = torch.tensor([[0.0, 0, 1, 1]] * 3, dtype=torch.float64)
+    targets = MapTarget(torch.arange(3), rows, torch.cat((given_affines, bounds), dim=1))
+    ours = read_tokens(store, targets, (4, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_numba, "_load", lambda: None)
+        theirs = read_tokens(store, targets, (4, 4))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert [bool(tokens.any()) for tokens in ours] == ["0" not in lost, "1" not in lost, False]
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan, -np.inf])
+def test_logits_that_are_not_finite_are_refused_all_the_same(
+    make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    store = make_store({"0": 0})
+    monkeypatch.setattr(store, "read", lambda _: np.full((1, *GRID), number, np.float16))
+    place = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="maps: expected finite values, found inf or nan"):
+        read_tokens(store, MapTarget(torch.zeros(1).long(), torch.zeros(1).long(), place), (2, 2))
