@@ -210,7 +210,7 @@ def some_targets(batch: int, seed: int = 0) -> MapTarget:
     return MapTarget(rows % CLASSES, rows, torch.from_numpy(np.stack(places)))  # the labels of `write_store`
 
 
-def align_costs(store: MapStore, rounds: int, batch: int = BATCH, batches: int = 4) -> dict[str, float]:
+def align_costs(store: MapStore, rounds: int, batch: int = BATCH, batches: int = 8) -> dict[str, float]:
     """CPU time in us per sample of `align` with `refine`, and of RoIAlign over all classes, as published.
 
     There, five logits per token are first scattered into a map of every class. A turn is several batches.

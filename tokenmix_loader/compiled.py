@@ -201,7 +201,7 @@ def _put_edges(
 def _overlap(cells: Floats, down: Doubles, across: Doubles, strips: Floats, tokens: Floats) -> None:
     """Each cell's mass to tokens [gh, gw], zero before, by the share of it that lies between their edges."""
     gh, gw = tokens.shape
-    first, last = int(min(across[0], across[gw])), math.ceil(max(across[0], across[gw]))
+    w = cells.shape[1]
     for i in range(gh):
         low, high = min(down[i], down[i + 1]), max(down[i], down[i + 1])
         strip = strips[i]
@@ -209,7 +209,7 @@ def _overlap(cells: Floats, down: Doubles, across: Doubles, strips: Floats, toke
         for k in range(int(low), math.ceil(high)):
             share = np.float32(min(high, k + 1.0) - max(low, float(k)))
             row = cells[k]
-            for j in range(first, last):
+            for j in range(w):
                 strip[j] += share * row[j]
     for j in range(gw):
         low, high = min(across[j], across[j + 1]), max(across[j], across[j + 1])
@@ -242,7 +242,8 @@ def _sample(
                     u = (j * samples + q + 0.5) * step_u
                     x, y = a * u + row_x, d * u + row_y
                     if low[0] <= x < high[0] and low[1] <= y < high[1]:
-                        tokens[i, j] += area * cells[int(y), int(x)]
+                        # unsigned: a signed index would be asked whether it counts from the end
+                        tokens[i, j] += area * cells[np.uint32(np.int32(y)), np.uint32(np.int32(x))]
 
 
 @_compiled
