@@ -58,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--model", default="test_vit")
-    parser.add_argument("--batch-size", type=int, action="append", help="of the steps; repeatable; default: 64")
-    parser.add_argument("--steps", type=int, default=60, help="of each kind, per batch size")
+    parser.add_argument("--batch-size", type=int, action="append", help="of the steps; repeatable; default: 64 and 4")
+    parser.add_argument("--steps", type=int, default=60, help="of each kind at 64 samples, more of smaller batches")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
     options = parser.parse_args()
@@ -72,8 +72,8 @@ def main() -> None:
             "align": align_costs(store, options.rounds),
         }
         result["steps"] = [
-            step_ratios(store, options.model, size, options.steps, torch.device(options.device))
-            for size in options.batch_size or [64]
+            step_ratios(store, options.model, size, options.steps * max(1, 64 // size), torch.device(options.device))
+            for size in options.batch_size or [64, 4]
         ]
     result["machine"] = machine() | accelerator(options.device)
     print(json.dumps(result, indent=1))

@@ -19,7 +19,7 @@ class Figure(NamedTuple):
 
     what: str
     script: str
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     form: str
 
 
@@ -47,8 +47,14 @@ FIGURES = (
     Figure("the same from one `.pt` per image", "read", ("ratio_to_pread", "one .pt per image"), "{:.0f}"),
     Figure("reading maps, share of decoding + DeiT's augmentation + collate", "overhead",
            ("cpu", "reading_share"), "{:.3%}"),
-    Figure("all that maps add to it, with tracing, masks and targets", "overhead", ("cpu", "by_maps_share"), "{:.1%}"),
+    Figure("the same with alignment, masks and targets", "overhead", ("cpu", "scored_share"), "{:.2%}"),
+    Figure("the same without numba", "overhead", ("cpu", "scored_share_without_numba"), "{:.2%}"),
+    Figure("all that maps add to it, with tracing the transform too", "overhead", ("cpu", "by_maps_share"), "{:.2%}"),
     Figure("that pipeline over timm's own with CutMix", "overhead", ("cpu", "whole_ratio"), "{:.3f}"),
+    Figure("a training step with TokenMix in the loader over one with timm's CutMix", "overhead",
+           ("steps", -1, "ratio_in_loader", "median"), "{:.3f}"),
+    Figure("aligning a map, times cheaper than RoIAlign of a map per class, as published", "overhead",
+           ("align", "times_cheaper"), "{:.0f}"),
     Figure("what dtype `uint8`, 328 bytes per map, adds to the error of a score", "quantise",
            ("label", "logit", "uint8", "score_mean"), "{:.4f}"),
     Figure("bits flipped at random that `verify` finds and names by shard and row, of 10,000", "integrity",

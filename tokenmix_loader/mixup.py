@@ -81,6 +81,7 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     gw]. Raises ValueError where the grid does not divide the image.
     """
     rows, columns = token_size(tuple(images.shape[2:]), tuple(masks.shape[1:]))
+    masks = masks[:1] if masks.stride(0) == 0 else masks  # one for the batch
     pixels = masks.to(images.device, non_blocking=True)[:, None]
     pixels = pixels.repeat_interleave(rows, dim=2).repeat_interleave(columns, dim=3)
     partners = images.flip(0)
