@@ -13,10 +13,10 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
         "one, or take its folder off the front of sys.path (the script's own folder and PYTHONPATH come first)"
     )
 
-from store import STATUS_OK, MapStore, StoreMismatch, list_digest
+from store import STATUS_OK, MapStore, StoreError, StoreMismatch, list_digest
 from store.keys import names_or_numbers
 
-__all__ = ["STATUS_OK", "MapStore", "StoreMismatch", "list_digest", "names_or_numbers", "open_store"]
+__all__ = ["STATUS_OK", "MapStore", "StoreError", "StoreMismatch", "list_digest", "names_or_numbers", "open_store"]
 
 
 def open_store(store: MapStore | str | os.PathLike[str]) -> MapStore:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tokenmix_loader._store import STATUS_OK, MapStore
 from tokenmix_loader.collate import TokenMixCollate
 from tokenmix_loader.dataset import MapDataset
-from tokenmix_loader.show import Images
+from tokenmix_loader.show import Images, Ints, require_readable
 
 INPUT_PX, GRID = 224, (14, 14)
 
@@ -67,7 +67,8 @@ def bench(
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
     plain = _Photographs(images, transform)
     mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
-    chosen = np.random.default_rng(0).permutation(_readable(images, MapStore(store)))[:samples].tolist()
+    readable = require_readable(MapStore(store), _readable(images, MapStore(store)))
+    chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
     mixup: dict[str, Any] = {
         "mixup_alpha": 0.8,
         "cutmix_alpha": 1.0,
@@ -114,10 +115,10 @@ class _Photographs(Dataset[tuple[Any, int]]):
         return self.augment(photograph) if self.augment else photograph, int(self.images.labels[index])
 
 
-def _readable(images: Images, maps: MapStore) -> list[int]:
+def _readable(images: Images, maps: MapStore) -> Ints:
     """Of the images those that were readable at extraction."""
     unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
-    return [index for index, key in enumerate(images.keys) if key not in unreadable]
+    return np.array([index for index, key in enumerate(images.keys) if key not in unreadable], np.int64)
 
 
 def forget(store: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
-from tokenmix_loader._store import MapStore
+from tokenmix_loader._store import MapStore, StoreError
 from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size, join
 from tokenmix_loader.masks import sample_masks
 from tokenmix_loader.mixup import mix_images
@@ -64,7 +64,7 @@ def draw_pairs(
     maps = MapStore(store)
     rows = join(images.keys, images.labels, maps)
     rng = np.random.default_rng(seed)
-    chosen = _choose(images.labels, np.flatnonzero(rows != NO_MAP), pairs, rng)
+    chosen = _choose(images.labels, require_readable(maps, np.flatnonzero(rows != NO_MAP)), pairs, rng)
     pixels, targets = _crop(images, chosen, rows, maps.sizes, seed)
     masks = sample_masks(rng, pairs, (TOKENS, TOKENS), kind=mask).repeat(2, 1, 1)
     masks[pairs:] = ~masks[:pairs].flip(0)  # images a, then images b backwards: partners as in a mixed batch
@@ -81,6 +81,16 @@ def draw_pairs(
         photos = [_photo(pixels[a]), _heat(pixels[a], tokens[a]), _photo(pixels[b]), _heat(pixels[b], tokens[b])]
         lines.append([*photos, _mask(masks[a]), _photo(mixed[a]), _scores(scores)])
     return _sheet(lines)
+
+
+def require_readable(store: MapStore, images: Ints) -> Ints:
+    """The same images [N]; StoreError where there is none."""
+    if len(images) == 0:
+        raise StoreError(
+            f"{store!r}: expected images that could be read at extraction, found none; repair them and run "
+            "`tokenmix verify --retry-unreadable`"
+        )
+    return images
 
 
 def _sheet(lines: list[list[Image.Image]]) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from timm.data import random_erasing as timm_erasing
 from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
@@ -96,10 +97,21 @@ def trace(transform: Transform) -> TracedTransform:
 
 
 def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
+    _refuse_hooks(transform, path)
     if type(transform) not in _COMPOSED:
         return [(path, transform)]
     nested = [_flatten(step, f"{path}.transforms[{i}]") for i, step in enumerate(transform.transforms)]
     return [step for steps in nested for step in steps]
+
+
+def _refuse_hooks(step: Any, path: str) -> None:
+    """A hook may do anything to the image, and one of a Compose would not even be called."""
+    for name, module in step.named_modules() if isinstance(step, torch.nn.Module) else ():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UntraceableTransform(
+                f"{'.'.join(filter(None, (path, name)))}: expected a step whose geometry can be recorded, found "
+                f"{type(module).__qualname__} with forward hooks; remove them"
+            )
 
 
 def _spy(step: Any, path: str) -> Transform:

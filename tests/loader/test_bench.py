@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from extract.images import list_images
-from store import StoreMismatch
+from store import StoreError, StoreMismatch
 from tests.loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader.bench import bench, forget
+from tokenmix_loader.show import draw_pairs
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -68,3 +69,17 @@ def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: Store
     assert in_memory() > 0
     forget(folder)
     assert in_memory() == 0
+
+
+def test_nothing_to_measure_or_to_draw(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    make_store(keys_and_labels(images), unreadable=tuple(keys_and_labels(images)))
+    (store,) = tmp_path.glob("maps-*")
+    for command in (
+        lambda: bench(list_images(images), store, workers=0),
+        lambda: draw_pairs(list_images(images), store),
+    ):
+        with (
+            pytest.warns(UserWarning, match="30 that could not be read at extraction"),
+            pytest.raises(StoreError, match="expected images that could be read at extraction, found none; repair"),
+        ):
+            command()

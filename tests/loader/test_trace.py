@@ -201,3 +201,15 @@ class MyFlip(tv.RandomHorizontalFlip):  # type: ignore[misc]
 def test_what_cannot_be_recorded_is_refused_by_name(transform: Any, named: str) -> None:
     with pytest.raises(UntraceableTransform, match=f"(?s){named}.*; leave it out or use one of: .*RandomResizedCrop"):
         trace(transform)
+
+
+@pytest.mark.parametrize("compose", [tv.Compose, v2.Compose])
+def test_a_hook_may_do_anything(compose: Any) -> None:
+    flip = tv.RandomHorizontalFlip()
+    hooked = compose([tv.Resize((8, 8)), flip])
+    trace(hooked)
+    handle = flip.register_forward_hook(lambda *_: None)
+    with pytest.raises(UntraceableTransform, match=r"transforms\S*1\S*: expected .* RandomHorizontalFlip with forward"):
+        trace(hooked)
+    handle.remove()
+    trace(hooked)
