@@ -5,7 +5,8 @@ from tokenmix_loader.collate import TokenMixCollate, collate_targets
 from tokenmix_loader.dataset import MapDataset, MapTarget
 from tokenmix_loader.geometry import align, refine
 from tokenmix_loader.masks import guided_masks, sample_masks
-from tokenmix_loader.mixup import TokenMix, mix_images
+from tokenmix_loader.mixup import TokenMix
+from tokenmix_loader.pixels import mix_images
 from tokenmix_loader.recipe import Recipe
 from tokenmix_loader.soft import SoftLabels, read_soft_labels
 from tokenmix_loader.streaming import MapJoin

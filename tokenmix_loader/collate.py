@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from os import PathLike
@@ -16,8 +15,8 @@ from timm.data import FastCollateMixup
 from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
 from tokenmix_loader.mixup import Batch, make_recipe
-from tokenmix_loader.recipe import Box, Draw
-from tokenmix_loader.shapes import Grid, token_size
+from tokenmix_loader.pixels import mix_bytes
+from tokenmix_loader.shapes import Grid
 
 Image = torch.Tensor | npt.NDArray[np.uint8]
 
@@ -99,7 +98,7 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         draw, dense = self._recipe.mix(
             self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled
         )
-        mix_bytes(images.numpy(), draw)
+        mix_bytes(images, draw)
         return images, dense
 
     def _rng_of(self, targets: MapTarget) -> np.random.Generator:
@@ -107,42 +106,6 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         content = targets.row.numpy().tobytes() + targets.label.numpy().tobytes()
         digest = blake2b(content, digest_size=16).digest()
         return np.random.default_rng([self._seed, int.from_bytes(digest, "little")])
-
-
-def mix_bytes(images: npt.NDArray[np.uint8], draw: Draw) -> None:
-    """Mix uint8 images [B, C, H, W] in place with the batch in reverse order."""
-    if draw.box is not None:
-        _swap_box(images, draw.box)
-    elif draw.masks is not None:
-        _swap_tokens(images, draw.masks.numpy())
-    elif draw.share < 1:
-        _blend(images, draw.share)
-
-
-def _swap_box(images: npt.NDArray[np.uint8], box: Box) -> None:
-    top, bottom, left, right = box
-    images[..., top:bottom, left:right] = images[::-1, :, top:bottom, left:right].copy()
-
-
-def _swap_tokens(images: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_]) -> None:
-    """Bit by bit, eight pixels at a time, which is cheaper than choosing between bytes."""
-    rows, columns = token_size(images.shape[2:], masks.shape[1:])
-    unit = math.gcd(columns, 8)
-    words = images.view(f"u{unit}")
-    for i in range((len(images) + 1) // 2):
-        j = len(images) - 1 - i
-        difference = words[i] ^ words[j]
-        for k in {i, j}:
-            replaced = np.where(masks[k], 0, ~np.zeros(1, words.dtype)).astype(words.dtype)
-            words[k] ^= difference & replaced.repeat(rows, axis=0).repeat(columns // unit, axis=1)
-
-
-def _blend(images: npt.NDArray[np.uint8], share: float) -> None:
-    """Mixup, rounded as timm rounds."""
-    for i in range((len(images) + 1) // 2):
-        j = len(images) - 1 - i
-        a, b = images[i].astype(np.float32), images[j].astype(np.float32)
-        images[i], images[j] = np.rint(a * share + b * (1 - share)), np.rint(b * share + a * (1 - share))
 
 
 def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:

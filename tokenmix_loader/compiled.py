@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
 Scratch = tuple[Floats, Floats, Doubles, Doubles, Floats]
 
 _SAMPLES = 2  # `align`'s default
@@ -51,6 +52,7 @@ def try_out() -> None:
     if not (are_sound(views, affines, bounds) and are_within(zero, 1)):
         raise RuntimeError("other results than before compilation")
     mix_arrays(tokens, tokens, zero, zero, 1, 0.1, 0.1)
+    swap_tokens(np.zeros((1, 1, 1, 1), np.uint8), np.ones((1, 1, 1), np.bool_))
 
 
 @_compiled
@@ -282,3 +284,31 @@ def mix_arrays(
         targets[i, labels[i]] = score_a * (1 - smoothing) + everywhere
         targets[i, labels[j]] = score_b * (1 - smoothing) + everywhere
     return targets
+
+
+@_compiled
+def swap_tokens(images: Bytes, masks: Bools) -> None:
+    """`mix_images` in place, of the bytes [B, C, H, W] of images whose rows hold gw tokens, masks [B or 1, gh, gw]."""
+    batch, channels, height, width = images.shape
+    gh, gw = masks.shape[1:]
+    rows, columns = height // gh, width // gw
+    # All bits of what is replaced, so that a row of pixels is a few wide operations and no question.
+    replaced = np.empty((len(masks), gh, width), np.uint8)
+    for k in range(len(masks)):
+        for y in range(gh):
+            for x in range(width):
+                replaced[k, y, x] = 0 if masks[k, y, x // columns] else 255
+    for i in range((batch + 1) // 2):
+        j = batch - 1 - i
+        of_i, of_j = replaced[i if len(masks) > 1 else 0], replaced[j if len(masks) > 1 else 0]
+        for channel in range(channels):
+            for y in range(height):
+                _swap_row(images[i, channel, y], images[j, channel, y], of_i[y // rows], of_j[y // rows])
+
+
+@_compiled
+def _swap_row(row_i: Bytes, row_j: Bytes, of_i: Bytes, of_j: Bytes) -> None:
+    for x in range(len(row_i)):
+        difference = row_i[x] ^ row_j[x]
+        row_i[x] ^= difference & of_i[x]
+        row_j[x] ^= difference & of_j[x]

@@ -104,6 +104,11 @@ def guided_masks(
     return torch.from_numpy(~_around(by_evidence[::-1, 0], gh * gw - count, (gh, gw)))
 
 
+def distinct(masks: torch.Tensor) -> torch.Tensor:
+    """[1, gh, gw] of masks [B, gh, gw] that are one in memory, else the same."""
+    return masks[:1] if masks.stride(0) == 0 else masks
+
+
 def _around(peak: Ints, count: int, grid: Grid) -> Bools:
     """A rectangle of `count` tokens around each token `peak` (row-major number), filled row by row."""
     gh, gw = grid

@@ -11,8 +11,9 @@ import torch
 
 from tokenmix_loader._store import MapStore, open_store
 from tokenmix_loader.dataset import MapTarget
-from tokenmix_loader.recipe import Draw, Recipe
-from tokenmix_loader.shapes import Grid, require_grid, require_shape, token_size
+from tokenmix_loader.pixels import mix_floats
+from tokenmix_loader.recipe import Recipe
+from tokenmix_loader.shapes import Grid, require_grid, require_shape
 
 # Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.
 Batch = tuple[torch.Tensor, Any]
@@ -64,7 +65,7 @@ class TokenMix:
         _check(images, targets)
         height, width = images.shape[2:]
         draw, dense = self._recipe.mix(self._rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
-        return _mix(images, draw), dense.to(images.device, non_blocking=True)
+        return mix_floats(images, draw), dense.to(images.device, non_blocking=True)
 
 
 def make_recipe(num_classes: int, grid: Grid, **settings: Any) -> Recipe:
@@ -72,31 +73,6 @@ def make_recipe(num_classes: int, grid: Grid, **settings: Any) -> Recipe:
     own = {field.name for field in fields(Recipe)}
     mask_options = {name: settings.pop(name) for name in [*settings] if name not in own}
     return Recipe(num_classes, require_grid("TokenMix: grid", grid), mask_options=mask_options, **settings)
-
-
-def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """`M * x_a + (1 - M) * x_b` token by token; x_b is the batch in reverse order.
-
-    `images` [B, C, H, W] of any dtype, device and memory format, which the result keeps; `masks` bool [B, gh,
-    gw]. Raises ValueError where the grid does not divide the image.
-    """
-    rows, columns = token_size(tuple(images.shape[2:]), tuple(masks.shape[1:]))
-    masks = masks[:1] if masks.stride(0) == 0 else masks  # one for the batch
-    pixels = masks.to(images.device, non_blocking=True)[:, None]
-    pixels = pixels.repeat_interleave(rows, dim=2).repeat_interleave(columns, dim=3)
-    partners = images.flip(0)
-    return torch.where(pixels, images, partners, out=None if images.requires_grad else partners)
-
-
-def _mix(images: torch.Tensor, draw: Draw) -> torch.Tensor:
-    if draw.box is not None:
-        top, bottom, left, right = draw.box
-        mixed = images.clone(memory_format=torch.preserve_format)
-        mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right].flip(0)
-        return mixed
-    if draw.masks is not None:
-        return mix_images(images, draw.masks)
-    return images if draw.share == 1 else torch.lerp(images.flip(0), images, draw.share)
 
 
 def _check(images: torch.Tensor, targets: MapTarget) -> None:

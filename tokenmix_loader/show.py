@@ -15,7 +15,7 @@ from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, R
 from tokenmix_loader._store import MapStore, StoreError
 from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size, join
 from tokenmix_loader.masks import sample_masks
-from tokenmix_loader.mixup import mix_images
+from tokenmix_loader.pixels import mix_images
 from tokenmix_loader.targets import mix_scores
 from tokenmix_loader.tokens import read_tokens
 from tokenmix_loader.trace import trace

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tokenmix_loader._numba import as_array, compiled_for
+from tokenmix_loader.masks import distinct
 from tokenmix_loader.shapes import require_choice, require_shape
 
 Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
@@ -138,8 +139,7 @@ def mix_targets(
         of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
         # Otherwise the checks on the way through tensors say what is wrong.
         if compiled.are_within(of_labels, num_classes) and compiled.are_within(of_partner, len(tokens)):
-            shared = masks[:1] if masks.stride(0) == 0 else masks
-            of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, shared))
+            of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, distinct(masks)))
             least = _least(min_evidence)
             return torch.from_numpy(
                 compiled.mix_arrays(of_tokens, of_masks, of_labels, of_partner, num_classes, smoothing, least)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.loader.conftest import GRID, StoreMaker
-from tokenmix_loader import MapTarget, _numba, align, mix_targets, refine, sample_masks
+from tokenmix_loader import MapTarget, _numba, align, mix_images, mix_targets, refine, sample_masks
 from tokenmix_loader.dataset import NO_MAP
 from tokenmix_loader.tokens import read_tokens
 
@@ -72,6 +72,40 @@ def test_targets_are_those_of_tensors(seed: int, grid: tuple[int, int], batch: i
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
     assert ours.dtype == theirs.dtype
     assert ours.max() <= 1
+
+
+@given(
+    SEEDS,
+    st.integers(1, 5),
+    st.integers(1, 4),
+    GRIDS,
+    GRIDS,
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8]),
+    st.booleans(),
+    st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_mixed_images_are_those_of_tensors(
+    seed: int,
+    batch: int,
+    channels: int,
+    grid: tuple[int, int],
+    token: tuple[int, int],
+    dtype: torch.dtype,
+    shared: bool,
+    memory_format: torch.memory_format,
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = (batch, channels, grid[0] * token[0], grid[1] * token[1])
+    images = torch.from_numpy(rng.integers(0, 255, size)).to(dtype).contiguous(memory_format=memory_format)
+    masks = sample_masks(rng, batch, grid, "random", beta=(1, 1), per="batch" if shared else "sample")
+    before = images.clone()
+    ours = mix_images(images, masks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_numba, "_load", lambda: None)
+        theirs = mix_images(images, masks)
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()
+    assert torch.equal(images, before)
 
 
 def test_a_batch_of_none_is_none() -> None:

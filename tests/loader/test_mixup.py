@@ -258,3 +258,16 @@ def test_plain_labels_are_refused(store: MapStore) -> None:
     images, targets = batch()
     with pytest.raises(TypeError, match="expected a batch of MapTarget, found Tensor"):
         tokenmix(store)(images, targets.label)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (torch.ones(3, 2, 2, dtype=torch.bool), r"masks: expected shape \[2, any, any\], found \[3, 2, 2\]"),
+        (torch.ones(2, 2, 2), "masks: expected bool, found torch.float32; compare with 0"),
+        (torch.ones(2, 3, 2, dtype=torch.bool), "expected height and width in multiples of the 3 x 2 grid"),
+    ],
+)
+def test_mix_images_refuses_other_masks(masks: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mix_images(torch.zeros(2, 3, 4, 4), masks)
