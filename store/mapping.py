@@ -123,7 +123,7 @@ class MappedRows:
         """Rows [B] -> [B, ...]."""
         shards, _ = self._layout.locate(rows)
         places = rows + self._shift_of[shards]
-        if self._to_announce:
+        if self._to_announce > 0:
             self._to_announce -= 1
             self._announce(places)
             return np.take(self._flat, places, axis=0)

@@ -10,19 +10,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.autograd import forward_ad
 
 
 def compiled_for(*tensors: torch.Tensor) -> ModuleType | None:
-    """`tokenmix_loader.compiled`, where there is numba, and tensors are on the CPU and want no gradient.
+    """`tokenmix_loader.compiled`, where there is numba, and tensors are numbers on the CPU that nobody follows.
 
-    The first call compiles, some seconds, or reads what an earlier process has compiled, under one second.
+    The first call on a machine compiles, for some ten seconds, or reads what an earlier process has compiled.
     """
-    return None if any(tensor.requires_grad or not tensor.is_cpu for tensor in tensors) else _load()
+    # A graph would take what is computed outside of torch for a constant.
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or forward_ad._current_level >= 0:
+        return None
+    return _load() if all(map(_is_plain, tensors)) else None
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not (tensor.requires_grad or tensor.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    )
 
 
 def as_array(tensor: torch.Tensor, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The one layout that is compiled for; a copy where it has another."""
-    return np.ascontiguousarray(tensor.numpy(), dtype)
+    known = tensor.float() if tensor.dtype is torch.bfloat16 else tensor  # which NumPy does not know
+    return np.ascontiguousarray(known.numpy(), dtype)
 
 
 @cache

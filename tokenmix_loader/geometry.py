@@ -55,7 +55,7 @@ def align(
         places = [as_array(part, np.float64) for part in (views, affines, bounds)]
         if compiled.are_sound(*places):  # otherwise `_check_numbers` says what is wrong
             maps = as_array(evidence, np.float32)
-            return torch.from_numpy(compiled.align_arrays(maps, *places, grid, samples, refined))
+            return torch.from_numpy(compiled.align_arrays(maps, *places, grid, int(samples), bool(refined)))
     _check_numbers(views, affines, bounds)
     # Boxes as (near, far) edges per axis, x first.
     spans, limits = (boxes.double().reshape(-1, 2, 2).mT for boxes in (views, bounds))

@@ -103,6 +103,8 @@ def _check_mix(tokens: torch.Tensor, masks: torch.Tensor, partner: torch.Tensor)
     require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
     require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
     require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
+    if partner.is_floating_point() or partner.dtype == torch.bool:
+        raise ValueError(f"mix_scores: partner: expected whole numbers, found {partner.dtype}; pass indices")
     if masks.dtype != torch.bool and not masks.is_floating_point():
         raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
 
@@ -132,7 +134,8 @@ def mix_targets(
     `labels` int [B] are those of the unmixed images. The two scores need not add up to 1: an image may show
     both objects or none. Raises ValueError for shapes that do not match and labels outside of [0, K).
     """
-    compiled = compiled_for(tokens) if supervision == "tokenmix" else None
+    require_shape("mix_targets: labels", labels, (len(tokens),), "pass one label per sample")
+    compiled = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
     if compiled is not None:
         _check_mix(tokens, masks, partner)
         _check_smoothing(smoothing)
@@ -140,10 +143,8 @@ def mix_targets(
         # Otherwise the checks on the way through tensors say what is wrong.
         if compiled.are_within(of_labels, num_classes) and compiled.are_within(of_partner, len(tokens)):
             of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, distinct(masks)))
-            least = _least(min_evidence)
-            return torch.from_numpy(
-                compiled.mix_arrays(of_tokens, of_masks, of_labels, of_partner, num_classes, smoothing, least)
-            )
+            settings = int(num_classes), float(smoothing), float(_least(min_evidence))
+            return torch.from_numpy(compiled.mix_arrays(of_tokens, of_masks, of_labels, of_partner, *settings))
     scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
     return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
 

@@ -12,7 +12,7 @@ from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import NO_MAP, MapTarget
 from tokenmix_loader.geometry import align
-from tokenmix_loader.shapes import Grid
+from tokenmix_loader.shapes import Grid, require_grid, require_shape
 from tokenmix_loader.targets import evidence as evidence_of
 
 Ints = npt.NDArray[np.integer[Any]]
@@ -32,8 +32,9 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     """The evidence in each token of a batch of crops, float32 [B, gh, gw]; it sums to what the crop holds of 1.
 
     `targets` is a batch on the CPU. Images without a map have no evidence. Raises StoreMismatch where the store has
-    other labels in these rows: it is not the one that the dataset was joined to.
+    other labels in these rows: it is not the one that the dataset was joined to; ValueError for other shapes.
     """
+    grid = require_grid("read_tokens: grid", grid)
     rows, views, missing = find_places(store, targets)
     raw = store.read(rows)
     if evidence == "logit" and (tokens := _align_logits(raw, views, missing, targets, grid)) is not None:
@@ -64,6 +65,8 @@ def _align_logits(
 
 def find_places(store: MapStore, targets: MapTarget) -> Places:
     """Where a batch's maps are; raises what `read_tokens` raises."""
+    for name, part, shape in (("label", targets.label, ()), ("place", targets.place, (10,))):
+        require_shape(f"read_tokens: targets.{name}", part, (len(targets.row), *shape), "collate whole targets")
     rows = targets.row.numpy()
     missing = rows == NO_MAP
     some = bool(missing.any())

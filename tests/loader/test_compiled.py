@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from tests.loader.conftest import GRID, StoreMaker
 from tokenmix_loader import MapTarget, _numba, align, mix_images, mix_targets, refine, sample_masks
@@ -34,6 +35,14 @@ from tokenmix_loader import _numba, align
 place = torch.tensor([[0.0, 0, 1, 1]])
 tokens = align(torch.ones(1, 2, 2), place, torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]), (2, 2), refined=True)
 print(_numba.compiled_for() is not None, tokens.flatten().tolist())
+"""
+GRAPH = """
+import torch
+from tokenmix_loader import _numba, align
+place = torch.tensor([[0.0, 0, 1, 1]])
+affine = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
+graph = torch.compile(lambda maps: align(maps, place, affine, (2, 2)), backend="eager")
+print(graph(torch.ones(1, 2, 2)).flatten().tolist(), _numba.compiled_for() is not None)
 """
 
 
@@ -122,9 +131,41 @@ def test_partners_outside_of_the_batch_are_refused(partner: list[int]) -> None:
         mix_targets(tokens, tokens.bool(), labels, torch.tensor(partner), 3)
 
 
-def run(**environment: str) -> subprocess.CompletedProcess[str]:
+def whole_image(maps: torch.Tensor) -> torch.Tensor:
+    views = torch.tensor([[0.0, 0, 1, 1]])
+    return align(maps, views, torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]), (2, 2))
+
+
+def test_what_torch_follows_it_can_follow() -> None:
+    maps, other = torch.rand(1, 2, 2), torch.rand(1, 2, 2)
+    assert whole_image(maps.clone().requires_grad_()).requires_grad
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(maps, other)  # type: ignore[no-untyped-call]
+        tangent = forward_ad.unpack_dual(whole_image(dual)).tangent  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(tangent, other)
+    torch.testing.assert_close(whole_image(torch._neg_view(-maps)), maps)
+    torch.testing.assert_close(whole_image(maps.bfloat16()), maps.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": torch.zeros(1).long()}, r"labels: expected shape \[2\], found \[1\]"),
+        ({"labels": torch.zeros(2, 3)}, r"labels: expected shape \[2\], found \[2, 3\]"),
+        ({"partner": torch.tensor([1.0, 0])}, "partner: expected whole numbers, found torch.float32"),
+        ({"partner": torch.tensor([True, False])}, "partner: expected whole numbers, found torch.bool"),
+    ],
+)
+def test_other_shapes_and_types_reach_no_compiled_loop(changed: dict[str, torch.Tensor], message: str) -> None:
+    tokens = torch.ones(2, 2, 2)
+    given = {"labels": torch.zeros(2).long(), "partner": torch.tensor([1, 0])} | changed
+    with pytest.raises(ValueError, match=message):
+        mix_targets(tokens, tokens.bool(), given["labels"], given["partner"], 3)
+
+
+def run(script: str = SCRIPT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=os.environ | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, check=True
     )
 
 
@@ -173,6 +214,18 @@ def test_a_store_s_tokens_are_those_of_tensors(make_store: StoreMaker, lost: tup
     assert [bool(tokens.any()) for tokens in ours] == ["0" not in lost, "1" not in lost, False]
 
 
+def test_targets_of_another_batch_are_refused(make_store: StoreMaker) -> None:
+    store = make_store({"0": 0, "1": 1})
+    place = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1]], dtype=torch.float64)
+    targets = MapTarget(torch.arange(2), torch.arange(2), place)
+    with pytest.raises(ValueError, match=r"targets.place: expected shape \[2, 10\], found \[1, 10\]"):
+        read_tokens(store, targets, (2, 2))
+    targets = targets._replace(place=place.repeat(2, 1))
+    with pytest.raises(ValueError, match=r"read_tokens: grid: expected \(gh, gw\) of at least 1"):
+        read_tokens(store, targets, (2, 0))
+    assert read_tokens(store, targets, tuple(np.array([2, 2]))).shape == (2, 2, 2)
+
+
 @pytest.mark.parametrize("number", [np.inf, np.nan, -np.inf])
 def test_logits_that_are_not_finite_are_refused_all_the_same(
     make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch, number: float
@@ -182,3 +235,9 @@ def test_logits_that_are_not_finite_are_refused_all_the_same(
     place = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1]], dtype=torch.float64)
     with pytest.raises(ValueError, match="maps: expected finite values, found inf or nan"):
         read_tokens(store, MapTarget(torch.zeros(1).long(), torch.zeros(1).long(), place), (2, 2))
+
+
+def test_a_graph_of_torch_compile_turns_nothing_off() -> None:
+    done = run(GRAPH)
+    assert done.stdout == "[1.0, 1.0, 1.0, 1.0] True\n"
+    assert "expected numba to compile" not in done.stderr
