@@ -136,6 +136,7 @@ def whole_image(maps: torch.Tensor) -> torch.Tensor:
     return align(maps, views, torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]), (2, 2))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # by torch's own forward_ad
 def test_what_torch_follows_it_can_follow() -> None:
     maps, other = torch.rand(1, 2, 2), torch.rand(1, 2, 2)
     assert whole_image(maps.clone().requires_grad_()).requires_grad
