@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -13,13 +14,24 @@ import torch
 from torch.autograd import forward_ad
 
 
+def _never(*_: object) -> bool:
+    return False
+
+
+# Torch has no public names for these.
+_is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", _never)
+_is_wrapped: Callable[[object], bool] = getattr(
+    getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", _never
+)
+
+
 def compiled_for(*tensors: torch.Tensor) -> ModuleType | None:
     """`tokenmix_loader.compiled`, where there is numba, and tensors are numbers on the CPU that nobody follows.
 
     The first call on a machine compiles, for some ten seconds, or reads what an earlier process has compiled.
     """
     # A graph would take what is computed outside of torch for a constant.
-    if torch.compiler.is_compiling() or torch._C._is_tracing() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or _is_tracing() or getattr(forward_ad, "_current_level", -1) >= 0:
         return None
     return _load() if all(map(_is_plain, tensors)) else None
 
@@ -29,7 +41,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         type(tensor) is torch.Tensor
         and tensor.is_cpu
         and tensor.layout is torch.strided
-        and not (tensor.requires_grad or tensor.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+        and not (tensor.requires_grad or tensor.is_neg() or _is_wrapped(tensor))
     )
 
 

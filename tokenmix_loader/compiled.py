@@ -52,7 +52,9 @@ def try_out() -> None:
     if not (are_sound(views, affines, bounds) and are_within(zero, 1)):
         raise RuntimeError("other results than before compilation")
     mix_arrays(tokens, tokens, zero, zero, 1, 0.1, 0.1)
-    swap_tokens(np.zeros((1, 1, 1, 1), np.uint8), np.ones((1, 1, 1), np.bool_))
+    pixels = np.zeros((1, 1, 1, 1), np.uint8)
+    for mixed in (None, pixels.copy()):
+        mix_bytes(pixels, np.ones((1, 1, 1), np.bool_), mixed)
 
 
 @_compiled
@@ -287,8 +289,11 @@ def mix_arrays(
 
 
 @_compiled
-def swap_tokens(images: Bytes, masks: Bools) -> None:
-    """`mix_images` in place, of the bytes [B, C, H, W] of images whose rows hold gw tokens, masks [B or 1, gh, gw]."""
+def mix_bytes(images: Bytes, masks: Bools, mixed: Bytes | None) -> None:
+    """`mix_images` of the bytes [B, C, H, W] of images whose rows hold gw tokens, masks [B or 1, gh, gw].
+
+    Into `mixed`, other memory of the same shape, or in place.
+    """
     batch, channels, height, width = images.shape
     gh, gw = masks.shape[1:]
     rows, columns = height // gh, width // gw
@@ -303,7 +308,12 @@ def swap_tokens(images: Bytes, masks: Bools) -> None:
         of_i, of_j = replaced[i if len(masks) > 1 else 0], replaced[j if len(masks) > 1 else 0]
         for channel in range(channels):
             for y in range(height):
-                _swap_row(images[i, channel, y], images[j, channel, y], of_i[y // rows], of_j[y // rows])
+                row_i, row_j = images[i, channel, y], images[j, channel, y]
+                if mixed is None:
+                    _swap_row(row_i, row_j, of_i[y // rows], of_j[y // rows])
+                else:
+                    _mix_row(row_i, row_j, of_i[y // rows], mixed[i, channel, y])
+                    _mix_row(row_j, row_i, of_j[y // rows], mixed[j, channel, y])
 
 
 @_compiled
@@ -312,3 +322,9 @@ def _swap_row(row_i: Bytes, row_j: Bytes, of_i: Bytes, of_j: Bytes) -> None:
         difference = row_i[x] ^ row_j[x]
         row_i[x] ^= difference & of_i[x]
         row_j[x] ^= difference & of_j[x]
+
+
+@_compiled
+def _mix_row(row: Bytes, other: Bytes, replaced: Bytes, mixed: Bytes) -> None:
+    for x in range(len(row)):
+        mixed[x] = row[x] ^ ((row[x] ^ other[x]) & replaced[x])

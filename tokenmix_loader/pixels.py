@@ -24,10 +24,8 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     if masks.dtype != torch.bool:
         raise ValueError(f"mix_images: masks: expected bool, found {masks.dtype}; compare with 0")
     rows, columns = token_size(tuple(images.shape[2:]), tuple(masks.shape[1:]))
-    if compiled_for(images, masks) is not None:
-        mixed = images.clone(memory_format=torch.preserve_format)
-        if _swap_compiled(mixed, masks):
-            return mixed
+    if (mixed := _mix_compiled(images, masks)) is not None:
+        return mixed
     pixels = distinct(masks).to(images.device, non_blocking=True)[:, None]
     pixels = pixels.repeat_interleave(rows, dim=2).repeat_interleave(columns, dim=3)
     partners = images.flip(0)
@@ -52,7 +50,7 @@ def mix_bytes(images: torch.Tensor, draw: Draw) -> None:
         _swap_box(images.numpy(), draw.box)
     elif draw.masks is not None:
         token_size(tuple(images.shape[2:]), tuple(draw.masks.shape[1:]))
-        if not _swap_compiled(images, draw.masks):
+        if _mix_compiled(images, draw.masks, in_place=True) is None:
             _swap_tokens(images.numpy(), draw.masks.numpy())
     elif draw.share < 1:
         _blend(images.numpy(), draw.share)
@@ -84,11 +82,22 @@ def _blend(images: npt.NDArray[np.uint8], share: float) -> None:
         images[i], images[j] = np.rint(a * share + b * (1 - share)), np.rint(b * share + a * (1 - share))
 
 
-def _swap_compiled(images: torch.Tensor, masks: torch.Tensor) -> bool:
-    """In place and in compiled loops, unless there are none or the images' rows do not lie together."""
-    compiled, channels_last = compiled_for(images, masks), images.permute(0, 2, 3, 1)
-    if compiled is None or not (images.is_contiguous() or channels_last.is_contiguous()):
-        return False
-    rows = images if images.is_contiguous() else channels_last.flatten(2)[:, None]
-    compiled.swap_tokens(rows.view(torch.uint8).numpy(), as_array(distinct(masks), np.bool_))
-    return True
+def _mix_compiled(images: torch.Tensor, masks: torch.Tensor, *, in_place: bool = False) -> torch.Tensor | None:
+    """`mix_images` by compiled loops, unless there are none or the images' rows do not lie together."""
+    compiled = compiled_for(images, masks)
+    if compiled is None:
+        return None
+    mixed = images if in_place else torch.empty_like(images)
+    rows, to = _rows(images), _rows(mixed)
+    if rows is None or to is None:
+        return None
+    compiled.mix_bytes(rows, as_array(distinct(masks), np.bool_), None if in_place else to)
+    return mixed
+
+
+def _rows(images: torch.Tensor) -> npt.NDArray[np.uint8] | None:
+    """The bytes of images [B, C, H, W] as [B, C, H, ...] or, with channels last, [B, 1, H, ...]."""
+    channels_last = images.permute(0, 2, 3, 1)
+    if images.is_contiguous():
+        return images.view(torch.uint8).numpy()
+    return channels_last.flatten(2)[:, None].view(torch.uint8).numpy() if channels_last.is_contiguous() else None
