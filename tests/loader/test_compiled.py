@@ -144,6 +144,7 @@ def test_what_torch_follows_it_can_follow() -> None:
         dual = forward_ad.make_dual(maps, other)  # type: ignore[no-untyped-call]
         tangent = forward_ad.unpack_dual(whole_image(dual)).tangent  # type: ignore[no-untyped-call]
     torch.testing.assert_close(tangent, other)
+    torch.testing.assert_close(torch.func.jvp(whole_image, (maps,), (other,))[1], other)
     torch.testing.assert_close(whole_image(torch._neg_view(-maps)), maps)
     torch.testing.assert_close(whole_image(maps.bfloat16()), maps.bfloat16().float())
 
