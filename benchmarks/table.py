@@ -23,7 +23,7 @@ class Figure(NamedTuple):
     form: str
 
 
-ARGUMENTS = {"fidelity": " demo/images demo/maps"}
+ARGUMENTS = {"fidelity": " demo/images demo/maps", "overhead": " --steps 170"}
 AUGMENTED = ("augmentations", "RandAugment")
 CROP = ("views", "random crop", "targets")
 FIGURES = (

@@ -28,7 +28,7 @@ _is_wrapped: Callable[[object], bool] = getattr(
 def compiled_for(*tensors: torch.Tensor) -> ModuleType | None:
     """`tokenmix_loader.compiled`, where there is numba, and tensors are numbers on the CPU that nobody follows.
 
-    The first call on a machine compiles, for some ten seconds, or reads what an earlier process has compiled.
+    The first call on a machine compiles, or reads what an earlier process has compiled.
     """
     # A graph would take what is computed outside of torch for a constant.
     if torch.compiler.is_compiling() or _is_tracing() or getattr(forward_ad, "_current_level", -1) >= 0:

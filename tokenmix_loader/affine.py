@@ -59,7 +59,7 @@ def _reach(by_u: float, by_v: float, offset: float) -> tuple[float, float]:
 
 def crop_of(image: Any, left: int, top: int, width: int, height: int) -> Affine:
     """A crop's unit square in that of the image, all in px."""
-    image_width, image_height = image.size if isinstance(image, Image.Image) else size_of(image)
+    image_width, image_height = size_of(image)
     return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)
 
 

@@ -35,8 +35,7 @@ def spy_on_moving(step: Any) -> Spy:
 
 def spy_on_timm_rand(step: Any) -> Spy:
     """timm's RandAugment."""
-    # As an array, because NumPy, which chooses among them, would turn a list into one for every image. That saves more
-    # than all tracing costs.
+    # As an array, because NumPy, which chooses among them, would turn a list into one for every image.
     ops = np.empty(len(step.ops), object)
     ops[:] = [_spy_on_operation(op) for op in step.ops]
     spy: Spy = spy_on(step, ops=property(lambda _: ops))

@@ -67,12 +67,12 @@ def bench(
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
     plain = _Photographs(images, transform)
     mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
-    readable = require_readable(MapStore(store), _readable(images, MapStore(store)))
+    readable, classes = _readable_and_classes(images, store)
     chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
     mixup: dict[str, Any] = {
         "mixup_alpha": 0.8,
         "cutmix_alpha": 1.0,
-        "num_classes": 1 + int(MapStore(store).labels.max()),
+        "num_classes": classes,
     }
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
@@ -115,10 +115,15 @@ class _Photographs(Dataset[tuple[Any, int]]):
         return self.augment(photograph) if self.augment else photograph, int(self.images.labels[index])
 
 
-def _readable(images: Images, maps: MapStore) -> Ints:
-    """Of the images those that were readable at extraction."""
+def _readable_and_classes(images: Images, store: Path) -> tuple[Ints, int]:
+    """Of the images those that were readable at extraction, and the number of classes.
+
+    The store is closed again: pages that this process has mapped could not be forgotten.
+    """
+    maps = MapStore(store)
     unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
-    return np.array([index for index, key in enumerate(images.keys) if key not in unreadable], np.int64)
+    readable = np.array([index for index, key in enumerate(images.keys) if key not in unreadable], np.int64)
+    return require_readable(maps, readable), 1 + int(maps.labels.max())
 
 
 def forget(store: Path) -> None:

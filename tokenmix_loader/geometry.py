@@ -17,6 +17,8 @@ import torch
 from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader.shapes import Grid, require_grid, require_shape
 
+SAMPLES = 2  # along each side of a token, where it is not straight
+
 
 def align(
     evidence: torch.Tensor,
@@ -26,7 +28,7 @@ def align(
     *,
     bounds: torch.Tensor | None = None,
     refined: bool = False,
-    samples: int = 2,
+    samples: int = SAMPLES,
 ) -> torch.Tensor:
     """Resample teacher maps onto the tokens of the network's input.
 

@@ -91,7 +91,7 @@ def _mix_compiled(images: torch.Tensor, masks: torch.Tensor, *, in_place: bool =
     rows, to = _rows(images), _rows(mixed)
     if rows is None or to is None:
         return None
-    compiled.mix_bytes(rows, as_array(distinct(masks), np.bool_), None if in_place else to)
+    compiled.mix_pixels(rows, as_array(distinct(masks), np.bool_), None if in_place else to)
     return mixed
 
 

@@ -11,7 +11,7 @@ import torch
 from tokenmix_loader._numba import as_array, compiled_for
 from tokenmix_loader._store import MapStore, StoreMismatch
 from tokenmix_loader.dataset import NO_MAP, MapTarget
-from tokenmix_loader.geometry import align
+from tokenmix_loader.geometry import SAMPLES, align
 from tokenmix_loader.shapes import Grid, require_grid, require_shape
 from tokenmix_loader.targets import evidence as evidence_of
 
@@ -59,7 +59,7 @@ def _align_logits(
     if compiled is None or not compiled.are_sound(*arrays):
         return None
     present = np.ones(len(raw), np.bool_) if missing is None else ~missing.numpy()
-    tokens = compiled.align_logits(np.ascontiguousarray(raw, np.float32), present, *arrays, grid)
+    tokens = compiled.align_logits(np.ascontiguousarray(raw, np.float32), present, *arrays, grid, SAMPLES)
     return None if tokens is None else torch.from_numpy(tokens)
 
 
