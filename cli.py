@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extract import commands
-from extract.options import FOLDER, STORE
-from extract.terminal import describe_header, user_errors
+from extract.command_line import commands
+from extract.command_line.options import FOLDER, STORE
+from extract.command_line.terminal import describe_header, user_errors
 
 if TYPE_CHECKING:
     from store import Header
@@ -88,7 +88,8 @@ def drop_extension(store: Path) -> None:
 def info(store: Path, as_json: bool) -> None:
     """What STORE contains, and how it was made."""
     with user_errors():
-        from store import present_shards, read_header
+        from store import read_header
+        from store.folder.files import present_shards
 
         header = read_header(store)
         present = len(present_shards(store, header))
@@ -111,7 +112,9 @@ def info(store: Path, as_json: bool) -> None:
 def export(form: str, store: Path, target: Path) -> None:
     """Write the maps of STORE, of kind topk, as a tree of one .pt per image that the public loaders read."""
     with user_errors():
-        from store import HEADER_FILE, StoreError, export_tokenlabeling, read_header
+        from extract.published.exporting import export_tokenlabeling
+        from store import StoreError, read_header
+        from store.spec import HEADER_FILE
 
         if (target / HEADER_FILE).exists():
             raise StoreError(f"{target}: expected a folder for .pt files, found a store; give another path")
@@ -124,7 +127,7 @@ def export(form: str, store: Path, target: Path) -> None:
 def index(store: Path) -> None:
     """Write index.h5 into STORE: all shards as one, for any HDF5 tool; nothing is copied."""
     with user_errors():
-        from store import write_index
+        from store.index import write_index
 
         click.echo(write_index(store))
 
@@ -141,7 +144,7 @@ def index(store: Path) -> None:
 def show(store: Path, images: Path, class_map: Path | None, output: Path, **choices: Any) -> None:
     """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""
     with user_errors():
-        from extract.images import list_images
+        from extract.images.listing import list_images
         from tokenmix_loader.show import draw_pairs
 
         listed = list_images(images, class_map)
@@ -161,7 +164,7 @@ def show(store: Path, images: Path, class_map: Path | None, output: Path, **choi
 def bench(store: Path, images: Path, class_map: Path | None, **settings: Any) -> None:
     """What maps cost here: timm's loader with CutMix, and with TokenMix, whose maps are in memory or on the disk."""
     with user_errors():
-        from extract.images import list_images
+        from extract.images.listing import list_images
         from tokenmix_loader.bench import bench as run_bench
 
         report = run_bench(list_images(images, class_map), store, **settings)
@@ -183,9 +186,9 @@ def _spell_view(header: Header) -> str:
 
 
 def _compare_images(store: Path, images: Path, class_map: Path | None, retry: bool) -> list[str]:
-    from extract.growth import in_stored_order
-    from extract.images import list_images
-    from extract.retry import drop_repaired
+    from extract.audit.unreadable import drop_repaired
+    from extract.images.listing import list_images
+    from extract.images.stored_order import in_stored_order
     from store import StoreError, read_header
 
     listed = list_images(images, class_map)
@@ -203,8 +206,8 @@ def _compare_images(store: Path, images: Path, class_map: Path | None, retry: bo
 
 
 def _compare_maps(store: Path, images: Path, class_map: Path | None, rows: int, **teacher: Any) -> tuple[str, ...]:
-    from extract.deep import verify_deep
-    from extract.images import list_images
+    from extract.audit.run_again import verify_deep
+    from extract.images.listing import list_images
 
     report = verify_deep(store, list_images(images, class_map), rows, **teacher)
     click.echo(f"{report.rows} rows again: largest error {report.max_error:.2g} of a map's largest value, "

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from benchmarks.read import machine
-from extract.images import list_images
-from extract.importing import ImportOptions, import_maps
-from store import read_tensor
+from extract.images.listing import list_images
+from extract.published.importing import ImportOptions, import_maps
+from extract.published.torch_file import read_tensor
 
 CLASSES = 1000
 FORMS = {"today's": True, "before torch 1.6": False}

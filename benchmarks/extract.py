@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks import read
 from benchmarks.photographs import SIZE, write_photographs
-from extract.commands import share_cores
-from extract.images import ImageList, list_images
-from extract.job import START_METHOD, JobOptions, run_job
-from extract.preprocess import Decoder
-from extract.presets import apply_preset
-from extract.teacher import AMP_DTYPES, Teacher, TeacherSpec
+from extract.command_line.commands import share_cores
+from extract.images.listing import ImageList, list_images
+from extract.job.run import START_METHOD, JobOptions, run_job
+from extract.teacher.preprocess import Decoder
+from extract.teacher.presets import apply_preset
+from extract.teacher.timm_teacher import AMP_DTYPES, Teacher, TeacherSpec
 
 CLASSES = 10
 RESULTS = Path(__file__).parent / "results"

@@ -25,20 +25,11 @@ import h5py
 import numpy as np
 
 from benchmarks.read import machine
-from store import (
-    STATUS_UNREADABLE,
-    Head,
-    Header,
-    Problem,
-    RowBatch,
-    ShardWriter,
-    StoreError,
-    create_store,
-    list_digest,
-    verify,
-    write_head,
-)
-from store.seal import SEAL_NBYTES
+from store import Header, Problem, RowBatch, ShardWriter, StoreError, create_store, verify
+from store.folder.head import Head, write_head
+from store.format.checksum import SEAL_NBYTES
+from store.format.rows import list_digest
+from store.spec import STATUS_UNREADABLE
 
 GRID = (3, 4)
 ROWS, SHARD_ROWS = 8, 3

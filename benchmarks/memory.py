@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.photographs import write_photographs
 from benchmarks.read import machine
-from extract.images import list_images
-from extract.job import JobOptions, Progress, run_job
-from extract.teacher import Teacher, TeacherSpec
+from extract.images.listing import list_images
+from extract.job.run import JobOptions, Progress, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
 
 CLASSES = 10
 BATCH = 32

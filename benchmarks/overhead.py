@@ -38,13 +38,13 @@ from tokenmix_loader import (
     Recipe,
     TokenMix,
     TokenMixCollate,
-    _numba,
     align,
     collate_targets,
     evidence,
     normalise,
     trace,
 )
+from tokenmix_loader.compiled import door
 
 CLASSES, BATCH, ROWS = 1000, 128, 20_000
 GRID = (14, 14)
@@ -151,7 +151,7 @@ def without_numba(function: Callable[[], object]) -> Callable[[], object]:
     """The same by tensors, as where numba is not installed."""
 
     def run() -> object:
-        with mock.patch.object(_numba, "_load", return_value=None):
+        with mock.patch.object(door, "_load", return_value=None):
             return function()
 
     return run

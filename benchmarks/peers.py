@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from store import Header, MapStore, RowBatch, ShardWriter, create_store, list_digest
+from store import Header, MapStore, RowBatch, ShardWriter, create_store
+from store.format.rows import list_digest
 
 Maps = npt.NDArray[np.float16]
 Rows = npt.NDArray[np.int64]

@@ -23,9 +23,9 @@ import torch
 
 from benchmarks import fidelity, quantise
 from benchmarks.read import machine
-from extract.images import ImageList, list_images
-from extract.job import JobOptions, run_job
-from extract.teacher import Teacher, TeacherSpec
+from extract.images.listing import ImageList, list_images
+from extract.job.run import JobOptions, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
 from recipes.context_digits.generate import generate
 from tokenmix_loader import MapStore, evidence, normalise
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from benchmarks.read import machine
-from extract.images import list_images
-from extract.job import JobOptions, run_job
-from extract.teacher import Teacher, TeacherSpec
+from extract.images.listing import list_images
+from extract.job.run import JobOptions, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
 from recipes.context_digits.demo import TEACHER
 from recipes.context_digits.generate import generate
 from tokenmix_loader import MapStore, align, evidence, mix_scores, mix_targets, normalise, refine, sample_masks, trace

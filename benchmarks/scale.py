@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.read import machine
-from store import Header, RowBatch, ShardWriter, create_store, list_digest, shard_name
+from store import Header, RowBatch, ShardWriter, create_store
+from store.format.rows import list_digest
+from store.format.sharding import shard_name
 
 GRID = (18, 18)
 SHARD_ROWS = 4096
@@ -29,16 +31,17 @@ SIZES = {"ImageNet-1k": 1_281_167, "ImageNet-21k": 14_197_122}
 BLOCK = 4096  # bytes of zeros that become a hole
 
 STEPS = {
-    "status": "from extract.status import read_status; assert read_status(Path(path)).complete",
+    "status": "from extract.job.status import read_status; assert read_status(Path(path)).complete",
     "plan": (
-        "from extract.shard_queue import ShardQueue; from extract.worker import Worker; from store import read_header\n"
+        "from extract.job.shard_queue import ShardQueue; from extract.job.worker import Worker\n"
+        "from store import read_header\n"
         "queue = ShardQueue(Path(path), read_header(path), Worker(3, 1000)); assert queue.take() is None"
     ),
     "open": "from store import MapStore; store = MapStore(path); assert store.read([len(store) - 1]).shape[0] == 1",
     "open without a look": "from store import MapStore; MapStore(path, check=False).read([1])",
     "verify": "from store import verify; assert verify(path).ok",
 }
-IMPORTS = "import extract.status, extract.shard_queue, store"
+IMPORTS = "import extract.job.status, extract.job.shard_queue, store"
 
 
 def main() -> None:

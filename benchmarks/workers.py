@@ -25,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.read import machine, write_store
-from store import Header, MapStore, create_store, list_digest, shard_name
-from store.shard import attributes
+from store import Header, MapStore, create_store
+from store.format.rows import list_digest
+from store.format.shard import attributes
+from store.format.sharding import shard_name
 from store.spec import LIBVER, TEXTS
 
 Array = npt.NDArray[Any]

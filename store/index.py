@@ -9,10 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from store.create import read_header
-from store.folder import StrPath, complete_files, write_sealed
-from store.header import Header
-from store.shard import open_shard
+from store.folder.create import read_header
+from store.folder.files import StrPath, complete_files, write_sealed
+from store.format.header import Header
+from store.format.shard import open_shard
 from store.spec import FORMAT_NAME, INDEX_FILE, LIBVER, TEXTS
 
 

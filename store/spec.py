@@ -29,7 +29,7 @@ MAX_ERROR_NBYTES = 512
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
-    "uint8": np.dtype("u1"),  # with SCALE_OFFSET; store/quantise.py
+    "uint8": np.dtype("u1"),  # with SCALE_OFFSET; store/format/quantise.py
 }
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from timm.data import FastCollateMixup, create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from tokenmix_loader._store import STATUS_OK, MapStore
-from tokenmix_loader.collate import TokenMixCollate
-from tokenmix_loader.dataset import MapDataset
+from tokenmix_loader.join.dataset import MapDataset
+from tokenmix_loader.mixing.collate import TokenMixCollate
 from tokenmix_loader.show import Images, Ints, require_readable
+from tokenmix_loader.store_access import STATUS_OK, MapStore
 
 INPUT_PX, GRID = 224, (14, 14)
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
-from tokenmix_loader._store import MapStore, StoreError
-from tokenmix_loader.dataset import NO_MAP, MapTarget, check_size, join
-from tokenmix_loader.masks import sample_masks
-from tokenmix_loader.pixels import mix_images
-from tokenmix_loader.targets import mix_scores
-from tokenmix_loader.tokens import read_tokens
-from tokenmix_loader.trace import trace
+from tokenmix_loader.join.dataset import NO_MAP, MapTarget, check_size, join
+from tokenmix_loader.mixing.pixels import mix_images
+from tokenmix_loader.scoring.masks import sample_masks
+from tokenmix_loader.scoring.targets import mix_scores
+from tokenmix_loader.scoring.tokens import read_tokens
+from tokenmix_loader.store_access import MapStore, StoreError
+from tokenmix_loader.tracing.trace import trace
 
 CROP_PX, TOKENS = 224, 14
 TOKEN_PX = CROP_PX // TOKENS

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from extract.images import ImageList, list_images
-from extract.teacher import Teacher
+from extract.images.listing import ImageList, list_images
+from extract.teacher.timm_teacher import Teacher
 from tests.extract.jobs import NAMES, SPEC
 
 torch.set_num_threads(1)  # several measure the machine, and wait for each other where it is busy

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extract.images import ImageList
-from extract.job import JobOptions, Report, run_job
-from extract.teacher import Teacher, TeacherSpec
+from extract.images.listing import ImageList
+from extract.job.run import JobOptions, Report, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
 
 SPEC = TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64), crop_mode="center")
 OPTIONS = JobOptions(shard_rows=5, batch_size=2, workers=0)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import decoders, precision
 from benchmarks.photographs import write_photographs
-from extract.images import list_images
+from extract.images.listing import list_images
 from recipes.context_digits.generate import generate
 
 

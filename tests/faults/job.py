@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from extract.images import list_images
-from extract.job import JobOptions, run_job
-from extract.teacher import Teacher, TeacherSpec
+from extract.images.listing import list_images
+from extract.job.run import JobOptions, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
 
 torch.set_num_threads(1)  # threads do not survive a fork
 TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.folder import split_temporary
+from store.folder.files import split_temporary
 
 _PATH = re.compile(r'[<"](/[^>"]*)[>"]')  # of a name, or of an open file
 

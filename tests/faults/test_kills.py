@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from store import present_shards, read_header
+from store import read_header
+from store.folder.files import present_shards
 from tests.extract.conftest import ramp
 from tests.faults.job import extract
 from tests.faults.writing import contents, harmful

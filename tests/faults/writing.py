@@ -13,20 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.shard_queue import outlast
-from store import (
-    Head,
-    Header,
-    Problem,
-    ShardWriter,
-    StoreError,
-    create_store,
-    discard_leftovers,
-    list_digest,
-    present_shards,
-    verify,
-)
-from store import write_head as put_head
+from extract.job.shard_queue import outlast
+from store import Header, Problem, ShardWriter, StoreError, create_store, verify
+from store.folder.files import discard_leftovers, present_shards
+from store.folder.head import Head
+from store.folder.head import write_head as put_head
+from store.format.rows import list_digest
 from tests.store.conftest import make_header, make_rows, part
 
 CALLS = ("openat", "write", "pwrite64", "ftruncate", "fsync", "close", "mkdir", "link", "rename", "unlink")

@@ -12,7 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from store import Header, MapStore, StoreError, verify, write_index
+from store import Header, MapStore, StoreError, verify
+from store.index import write_index
 
 Rng = np.random.Generator
 # What a change meets that comes after another one, and cannot be done.

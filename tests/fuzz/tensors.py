@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from store import StoreError, parse_tensor
+from extract.published.torch_file import parse_tensor
+from store import StoreError
 
 Rng = np.random.Generator
 NUMEL = 2 * 5 * 18 * 18

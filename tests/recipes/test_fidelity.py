@@ -12,7 +12,8 @@ from PIL import Image
 
 from benchmarks.fidelity import format_table, run
 from recipes.context_digits.generate import generate
-from store import Header, RowBatch, ShardWriter, create_store, list_digest
+from store import Header, RowBatch, ShardWriter, create_store
+from store.format.rows import list_digest
 
 ROWS, GRID = 60, (18, 18)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from extract.slurm import job_name
-from extract.status import read_status
+from extract.job.slurm import job_name
+from extract.job.status import read_status
 from recipes.context_digits.generate import generate
-from store import list_shards, read_header, verify
+from store import read_header, verify
+from store.folder.claims import list_shards
 from tests.slurm.conftest import output_of, wait_until
 
 pytestmark = pytest.mark.slurm

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from store import STATUS_UNREADABLE, Header, RowBatch, ShardWriter, create_store, list_digest
-from store.seal import seal
+from store import Header, RowBatch, ShardWriter, create_store
+from store.format.checksum import seal
+from store.format.rows import list_digest
+from store.spec import STATUS_UNREADABLE
 
 # A deadline measures the disk, and a folder per test may serve all examples of it.
 settings.register_profile("disk", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

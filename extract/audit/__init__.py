@@ -1,0 +1,1 @@
+"""Whether a store still fits its images and its teacher."""

@@ -1,0 +1,55 @@
+"""The job's progress for a person: a tqdm bar on a terminal, a plain line every few seconds in a log file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TextIO
+
+from tqdm import tqdm
+
+from extract.job.run import Progress
+
+LOG_INTERVAL_S = 10.0
+
+
+@contextmanager
+def show_progress(stream: TextIO | None) -> Iterator[Callable[[Progress], None]]:
+    """Yield the `on_progress` callback that suits the stream; None is a closed one."""
+    if stream is None or not stream.isatty():
+        yield _LogLines(stream) if stream else lambda _: None
+        return
+    with tqdm(total=0, unit="img", file=stream, dynamic_ncols=True, smoothing=0.1) as bar:
+
+        def redraw(progress: Progress) -> None:
+            bar.total = progress.total
+            bar.set_postfix_str(_accuracy(progress), refresh=False)
+            bar.update(progress.done - bar.n)
+
+        yield redraw
+
+
+class _LogLines:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() < self._next and progress.done < progress.total:
+            return
+        self._next = time.monotonic() + LOG_INTERVAL_S
+        eta = timedelta(seconds=round((progress.total - progress.done) / max(progress.rate, 1e-9)))
+        with suppress(OSError):  # a log that is gone or full must not end the job
+            print(
+                f"{progress.done}/{progress.total} images, {progress.rate:.1f} img/s, ETA {eta}, {_accuracy(progress)}",
+                file=self._stream,
+                flush=True,
+            )
+
+
+def _accuracy(progress: Progress) -> str:
+    top1 = "top-1 -" if math.isnan(progress.top1) else f"top-1 {100 * progress.top1:.1f} %"
+    return top1 + (f", {len(progress.errors)} unreadable" if progress.errors else "")

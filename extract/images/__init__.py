@@ -1,0 +1,1 @@
+"""The ordered list of images, from folders, tars and tables."""

@@ -1,0 +1,1 @@
+"""The job: which shard next, decoded, computed, published."""

@@ -1,0 +1,64 @@
+"""From row batches to shards on the disk, beside the teacher."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from extract.job.shard_queue import ShardQueue, outlast
+from store import Header, RowBatch
+from store.format.header import Json
+
+QUEUED_BATCHES = 8  # between the teacher and the disk: bounds the memory when the disk is slower
+
+
+class Publisher:
+    """Appends row batches to shards in order, in one thread of its own; the last batch of a shard publishes it."""
+
+    def __init__(self, header: Header, queue: ShardQueue, note: Callable[[], dict[str, Json]]):
+        """`note` gives what goes with every sign of life."""
+        self.write_s = 0.0  # spent in the thread
+        self._header, self._queue, self._note = header, queue, note
+        self._failed = False
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
+
+    def append(self, first_row: int, rows: RowBatch) -> bool:
+        """Queue a batch; True when it completes its shard. Raises what an earlier write raised."""
+        shard = self._header.layout.shard_of(first_row)
+        last = first_row + len(rows.key) == self._header.layout.bounds(shard)[1]
+        self._pending.append(self._thread.submit(self._write, shard, rows, last))
+        while len(self._pending) > QUEUED_BATCHES or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        return last
+
+    def flush(self) -> None:
+        """Wait until all that is queued is on the disk. Raises what a write raised."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _write(self, shard: int, rows: RowBatch, last: bool) -> None:
+        if self._failed:  # what was queued behind a failed write belongs to a torn shard
+            return
+        started = time.monotonic()
+        try:
+            self._queue.writers[shard].append(rows)
+            if last:
+                outlast(self._queue.writers[shard].publish)
+                del self._queue.writers[shard]
+            self._queue.beat(self._note())
+        except BaseException:
+            self._failed = True
+            raise
+        self.write_s += time.monotonic() - started
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()  # writes what is queued: complete shards are published even when the job fails
+        self._queue.discard()
+        if kind is None:
+            self.flush()

@@ -1,0 +1,157 @@
+"""How far a store is: decided by the shards on disk, so it needs no running job, no torch and no device."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+from extract.job.shard_queue import SILENT_S
+from extract.job.slurm import job_name
+from store import read_header, unreadable_rows
+from store.folder.claims import Claim, list_shards
+from store.format.sharding import header_name
+
+WINDOW_S = 600.0  # in which finished shards make up the rate
+_SLURM_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A process that has begun shards. `share_*`: of its time, waiting for images, in the teacher, writing."""
+
+    host: str
+    pid: int
+    shards: tuple[int, ...]
+    state: str  # working, slow, silent, dead
+    age_s: float  # since its last sign of life
+    rate: float | None  # img/s; None before the first sign
+    share_read: float | None
+    share_compute: float | None
+    share_write: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """One look at a store; `rate` in img/s over the last minutes, `eta_s` None while nothing moves."""
+
+    rows: int
+    rows_done: int
+    shards: int
+    shards_done: int
+    rate: float
+    eta_s: float | None
+    workers: tuple[WorkerState, ...]
+    slurm: Mapping[str, int]  # state -> tasks; empty where no Slurm answers
+    unreadable: tuple[tuple[str, str], ...] | None  # key and reason; None when not asked for
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is in place."""
+        return self.shards_done == self.shards
+
+
+def read_status(path: Path, *, unreadable: bool = False) -> Status:
+    """Look at the folder, and ask Slurm where there is one; `unreadable` opens every shard, which takes longer.
+
+    Raises StoreError where there is no store, ShardError where `unreadable` meets a broken shard.
+    """
+    header = read_header(path)
+    listing = list_shards(path, header, times=True)
+    rows = {shard: stop - start for shard in listing.finished for start, stop in [header.layout.bounds(shard)]}
+    now = time.time()
+    window_s = min(WINDOW_S, now - (path / header_name(len(header.earlier))).stat().st_mtime)
+    recent = sum(rows[shard] for shard, finished in listing.finished.items() if now - finished <= window_s)
+    rate = recent / window_s if window_s > 0 else 0.0
+    done = sum(rows.values())
+    return Status(
+        rows=header.rows,
+        rows_done=done,
+        shards=header.layout.shards,
+        shards_done=len(rows),
+        rate=rate,
+        eta_s=(header.rows - done) / rate if rate else None,
+        workers=tuple(_workers(listing.claims)),
+        slurm=_slurm_states(job_name(path)),
+        unreadable=tuple(unreadable_rows(path)) if unreadable else None,
+    )
+
+
+def describe(status: Status) -> Iterator[str]:
+    """Lines for a person."""
+    yield f"rows      {status.rows_done} of {status.rows} ({100 * status.rows_done / status.rows:.1f} %)"
+    yield f"shards    {status.shards_done} of {status.shards}"
+    if not status.complete:
+        eta = "-" if status.eta_s is None else timedelta(seconds=round(status.eta_s))
+        yield f"speed     {status.rate:.1f} img/s over the last {WINDOW_S / 60:.0f} minutes, {eta} to go"
+    if status.slurm:
+        yield "slurm     " + ", ".join(f"{count} {state}" for state, count in sorted(status.slurm.items()))
+    counts = Counter(worker.state for worker in status.workers)
+    if counts:
+        yield "workers   " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    split = [w for w in status.workers if w.share_compute is not None]
+    if split:
+        parts = [(name, median(getattr(w, f"share_{name}") for w in split)) for name in ("read", "compute", "write")]
+        yield "time      " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts) + " (median worker)"
+    for worker in sorted(status.workers, key=lambda worker: -worker.age_s):
+        if worker.state != "working":
+            shards = ", ".join(map(str, worker.shards))
+            speed = "" if worker.rate is None else f", {worker.rate:.1f} img/s"
+            yield f"  {worker.state}: {worker.host} pid {worker.pid}, shards {shards}, {worker.age_s:.0f} s ago{speed}"
+    yield from (f"unreadable: {key!r}: {reason}" for key, reason in status.unreadable or ())
+
+
+def _workers(claims: Iterable[Claim]) -> list[WorkerState]:
+    by_process: dict[tuple[str, int], list[Claim]] = {}
+    for claim in claims:
+        by_process.setdefault((claim.host, claim.pid), []).append(claim)
+    notes = {process: _numbers(min(held, key=lambda claim: claim.age_s)) for process, held in by_process.items()}
+    rates = {process: note["done"] / note["seconds"] for process, note in notes.items() if note.get("seconds")}
+    usual = median(rates.values()) if rates else 0.0
+    return [_worker(held, notes[process], rates.get(process), usual) for process, held in by_process.items()]
+
+
+def _numbers(claim: Claim) -> dict[str, float]:
+    return {name: float(value) for name, value in claim.note().items() if isinstance(value, int | float)}
+
+
+def _worker(held: list[Claim], note: Mapping[str, float], rate: float | None, usual: float) -> WorkerState:
+    age_s = min(claim.age_s for claim in held)
+    state = "working"
+    if rate is not None and rate < usual / 2:
+        state = "slow"
+    if age_s > SILENT_S:
+        state = "silent"
+    if all(claim.dead for claim in held):
+        state = "dead"
+    shards = tuple(sorted(claim.shard for claim in held))
+    seconds = note.get("seconds", 0.0)
+    read, compute, write = (
+        note[name] / seconds if seconds and name in note else None for name in ("read_s", "compute_s", "write_s")
+    )
+    return WorkerState(held[0].host, held[0].pid, shards, state, age_s, rate, read, compute, write)
+
+
+def _slurm_states(name: str) -> dict[str, int]:
+    """What squeue says of unfinished tasks and, where there is accounting, sacct of the others since last week."""
+    states = Counter(_answer("squeue", "--noheader", "--array", f"--name={name}", "--format=%T"))
+    ended = _answer("sacct", "-X", "--noheader", "--parsable2", "--array", f"--name={name}", "--starttime=now-7days",
+                    "--format=State")  # fmt: skip
+    states.update(word for line in ended if (word := line.split()[0]) not in ("PENDING", "RUNNING"))
+    return dict(states)
+
+
+def _answer(*command: str) -> list[str]:
+    if shutil.which(command[0]) is None:
+        return []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SLURM_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []

@@ -1,0 +1,1 @@
+"""Other projects' files, in and out."""

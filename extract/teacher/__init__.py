@@ -1,0 +1,1 @@
+"""Teachers: a model, its tokens, and the maps made of them."""

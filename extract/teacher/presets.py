@@ -1,0 +1,44 @@
+"""Teachers by a short name: the published one and two light ones, with the input that their weights like best.
+
+For ImageNet-1k's 1,281,167 images, kind label, float16:
+
+    tokenmix extract IMAGES maps --teacher nfnet_f6  --pretrained --amp bf16     18 x 18 tokens, 0.83 GB
+    tokenmix extract IMAGES maps --teacher resnet101 --pretrained --amp bf16      7 x 7 tokens, 0.13 GB
+    tokenmix extract IMAGES maps --teacher resnet26  --pretrained --amp bf16      7 x 7 tokens, 0.13 GB
+
+Sizes are h * w * 2 bytes per image; keys, labels and digests add less than 100. Times are estimates, nobody
+has run them: by torch.utils.flop_counter NFNet-F6 takes 755 GFLOP per image, ResNet-101 15.6, ResNet-26 4.7; at 40 % of
+an H100's 989 TFLOP/s in bf16 that is 41 minutes for NFNet-F6. The ResNets would be done in one minute or less, so
+decoding decides: 5 ms per image of 500 x 375 px (benchmarks/results/extract.json), 7 minutes with 16 processes.
+`tokenmix plan` measures both on the machine at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from extract.teacher.saliency import NAME as SALIENCY
+from extract.teacher.saliency import SaliencyTeacher
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
+
+# Options as `tokenmix extract` takes them; what the user gives goes first.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # TokenMix's teacher at its size for testing, as the released maps have it; timm's own is 448, that of training.
+    "nfnet_f6": {"name": "dm_nfnet_f6", "input_size": (576, 576)},
+    # The paper finds that light teachers cost almost nothing in accuracy.
+    "resnet101": {"name": "resnet101"},
+    "resnet26": {"name": "resnet26"},
+}
+
+
+def apply_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a preset's in the place of those that were not given; `name` becomes timm's."""
+    preset = PRESETS.get(options["name"], {})
+    chosen = {name: value for name, value in preset.items() if name == "name" or options.get(name) is None}
+    return {**options, **chosen}
+
+
+def make_teacher(spec: TeacherSpec) -> Teacher:
+    """The teacher, loaded and checked; raises TeacherError."""
+    return SaliencyTeacher(spec) if spec.name == SALIENCY else Teacher(spec)

@@ -1,0 +1,169 @@
+"""The route from a model's tokens to their logits, chosen by test: what holds on the model is used, no name is.
+
+With tokens t_i, their mean p and the tail h, the logits of the tokens must average to the model's own:
+
+    affine      mean h(t_i) == h(p) == model(x)      a token's logit is h(t_i)
+    pointwise   mean h(t_i) == model(x)              the same: the pooling comes after what bends
+    linearised  h(p) == model(x)                     h(p) + J_h(p) (t_i - p), which averages to h(p) exactly
+    gradient    h(t_1 .. t_n) == model(x)            h(t) + n g_i t_i - sum_j g_j t_j, g_i = dh/dt_i: averages to h(t)
+    surrogate   h(class token) == model(x)           h(t_i), which averages to nothing; only when asked for
+
+The gradient's sum is that of HiResCAM (Draelos and Carin 2020, section 3); with the affine and the linearised form it
+is the same thing, so these three share their code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from extract.teacher.reading_order import order_fault, probe_images
+from extract.teacher.token_sources import HeadSource, MapSource, TokenSource, find_pool, possible_layouts
+
+TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine
+
+
+@dataclass(frozen=True)
+class Route:
+    """Per-token logits of one model. `error`: of the identity they rest on; `locality`: see reading_order.py."""
+
+    source: TokenSource
+    form: str
+    channels: int
+    error: float
+    locality: float
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.source.layout.grid
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.form}"
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images [B, 3, H, W] -> tokens [B, h, w, C] of the model's dtype."""
+        return self.source.tokens(images)
+
+    def label_logits(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, h, w, C] and labels [B] -> logits [B, h, w] of the label, and the image's logits [B, K].
+
+        One pass back through the tail gives what the label's logit owes to each token; no other class costs anything.
+        """
+        if self.form in ("pointwise", "surrogate"):
+            logits = self.all_logits(tokens)
+            index = labels.view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
+            return logits.gather(3, index).squeeze(3), logits.mean((1, 2))
+        with torch.enable_grad():
+            tokens = tokens.detach().requires_grad_()
+            image = self.source.tail(tokens if self.form == "gradient" else tokens.mean((1, 2)))
+            label = image.gather(1, labels[:, None])
+            slope = torch.autograd.grad(label.sum(), tokens)[0]
+        h, w = self.grid
+        owed = (tokens.detach() * slope).sum(3) * (h * w)
+        return owed + (label.detach()[..., None] - owed.mean((1, 2), keepdim=True)), image.detach()
+
+    def all_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, h, w, C] -> logits [B, h, w, K] of all classes; in the gradient form that would be K passes."""
+        assert self.form != "gradient"
+        flat = tokens.flatten(0, 2)
+        if self.form == "linearised":
+            at = tokens.mean((1, 2), keepdim=True).expand_as(tokens).flatten(0, 2)
+            # by two passes back: forward mode lacks some layers and compiles others by torch.jit
+            value, change = torch.autograd.functional.jvp(self.source.tail, at, flat - at)  # type: ignore[no-untyped-call]
+            logits: torch.Tensor = value + change
+        else:
+            logits = self.source.tail(flat)
+        return logits.view(*tokens.shape[:3], -1)
+
+    def head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [K, C] and bias [K] of an affine tail, which is all that there is to it."""
+        assert self.form == "affine"
+        device = next(self.source.model.parameters()).device
+        bias = self.source.tail(torch.zeros(1, self.channels, device=device))[0]
+        return (self.source.tail(torch.eye(self.channels, device=device)) - bias).T, bias
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a way to the tokens cannot be taken; `reached` counts the checks that it passed before."""
+
+    reached: int
+    expected: str
+    found: str
+
+
+@torch.no_grad()
+def choose_route(model: torch.nn.Module, input_size: tuple[int, int], *, class_token: bool = False) -> Route | Refusal:
+    """The first route whose identity holds on this model, with its tokens in reading order; else the best reason.
+
+    `class_token`: also try the surrogate, last. Raises what the model raises when it cannot run at this size.
+    """
+    images = probe_images(input_size, flat=False)
+    direct = model(images[:2])
+    if not direct.any():
+        return Refusal(3, "logits that tell something", "only zeros: its head has no weights yet")
+    refusals = [Refusal(0, "features [B, C, h, w], [B, h, w, C] or [B, tokens, C] before the pooling", "none")]
+    for source in _sources(model, images, class_token):
+        verdict = _try_source(source, images, direct)
+        if isinstance(verdict, Route):
+            return verdict
+        refusals.append(verdict)
+    return max(refusals, key=lambda refusal: refusal.reached)
+
+
+def _sources(model: torch.nn.Module, images: torch.Tensor, class_token: bool) -> Iterator[TokenSource]:
+    size = (images.shape[2], images.shape[3])
+    layouts = list(possible_layouts(model.forward_features(images[:2]), size))  # type: ignore[operator]
+    yield from (HeadSource(model, layout) for layout in layouts)
+    pool = find_pool(model, images[:2])
+    grids = [layout.grid for layout in layouts]
+    if pool is not None and (not grids or pool.layout.grid in grids):
+        yield pool  # a smaller grid, behind a convolution without padding, would not cover the image
+    yield from (MapSource(model, layout) for layout in layouts)
+    if class_token:
+        yield from (HeadSource(model, replace(layout, repeated=True)) for layout in layouts if layout.prefix)
+
+
+def _try_source(source: TokenSource, images: torch.Tensor, direct: torch.Tensor) -> Route | Refusal:
+    h, w = source.layout.grid
+    if h * w < 2:
+        return Refusal(0 if source.layout.prefix else 2, "a grid of tokens", "one token; give a larger --input-size")
+    try:
+        tokens = source.tokens(images)
+        form, error = _form_of(source, tokens[: len(direct)], images, direct)
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as problem:
+        return Refusal(1, "a head that takes one token at a time", f"{type(problem).__name__}: {problem}"[:200])
+    if not error <= TOLERANCE:
+        expected = "token logits that average to the model's own, or its head at the mean token"
+        return Refusal(2, f"{expected}, within {TOLERANCE:g}", f"a relative error of {error:.2g}")
+    fault, locality = order_fault(source, (images.shape[2], images.shape[3]), tokens)
+    if fault:
+        return Refusal(3, "tokens in reading order", fault)
+    return Route(source, form, tokens.shape[-1], error, locality)
+
+
+def _form_of(
+    source: TokenSource, tokens: torch.Tensor, images: torch.Tensor, direct: torch.Tensor
+) -> tuple[str, float]:
+    """The form whose identity holds, the strongest first, or failing that the nearest; and its error."""
+    if isinstance(source, MapSource):
+        return "gradient", _error(source.tail(tokens), direct)
+    if source.layout.repeated:
+        features = source.model.forward_features(images[: len(direct)])
+        return "surrogate", _error(source.tail(features[:, 0]), direct)
+    averaged = source.tail(tokens.flatten(0, 2)).view(*tokens.shape[:3], -1).double().mean((1, 2))
+    pointwise = _error(averaged, direct)
+    linearised = _error(source.tail(tokens.mean((1, 2))), direct)
+    if max(pointwise, linearised) <= TOLERANCE:
+        return "affine", max(pointwise, linearised)
+    return ("pointwise", pointwise) if pointwise < linearised else ("linearised", linearised)
+
+
+def _error(logits: torch.Tensor, direct: torch.Tensor) -> float:
+    """Of the largest logit; infinite where the shapes differ."""
+    if logits.shape != direct.shape:
+        return float("inf")
+    return float((logits - direct).abs().max() / direct.abs().max())

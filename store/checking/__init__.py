@@ -1,0 +1,1 @@
+"""A store checked, and what is damaged taken away."""

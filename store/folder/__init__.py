@@ -1,0 +1,1 @@
+"""The folder of a store: files that appear whole, claims, extensions."""

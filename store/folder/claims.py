@@ -1,0 +1,88 @@
+"""Who is at work on which shard: the temporary file that a writer has begun is also its claim.
+
+A claim is a hint, not a lock, because locks do not hold on network file systems: two writers of one shard cost
+time and nothing else. The file's age tells when the writer was last heard of; until the shard is complete its
+content is a note of the writer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.folder.files import StrPath, is_dead, split_temporary
+from store.format.header import Header, Json
+from store.format.sharding import shard_name
+
+_MAX_NOTE_NBYTES = 4096
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A shard that somebody began and has not finished; `dead` for certain.
+
+    He was last heard of at `heard`, UNIX time by the file system's clock, and so `age_s` ago by ours: the two may
+    differ, or be set while we look.
+    """
+
+    shard: int
+    path: Path
+    host: str
+    pid: int
+    heard: float
+    age_s: float
+    dead: bool
+
+    def note(self) -> Mapping[str, Json]:
+        """What the writer said of itself; empty when it said nothing, or has just finished."""
+        try:
+            with open(self.path, "rb") as file:
+                note = json.loads(file.read(_MAX_NOTE_NBYTES))
+        except (OSError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One look at the folder of a store: mtimes (UNIX time) of the complete shards, and the claims, by name."""
+
+    finished: Mapping[int, float]
+    claims: tuple[Claim, ...]
+
+
+def list_shards(path: StrPath, header: Header, *, times: bool = False) -> Listing:
+    """Read the folder once; with `times` every shard's mtime, else 0 for each, which spares a call per shard."""
+    numbers = {shard_name(shard): shard for shard in range(header.layout.shards)}
+    finished: dict[int, float] = {}
+    claims: list[Claim] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # finished or dropped since
+                if entry.name in numbers and entry.is_file():
+                    finished[numbers[entry.name]] = entry.stat().st_mtime if times else 0.0
+                elif (claim := _claim(entry, numbers)) is not None:
+                    claims.append(claim)
+    return Listing(finished, tuple(sorted(claims, key=lambda claim: claim.path.name)))
+
+
+def leave_note(temporary: Path, note: Mapping[str, Json]) -> None:
+    """Say that the writer lives and how it does. Never fails: the claim may have been removed, the disk be full."""
+    with contextlib.suppress(OSError), open(temporary, "r+b") as file:
+        file.truncate()
+        file.write(json.dumps(note).encode("ascii"))
+
+
+def _claim(entry: os.DirEntry[str], numbers: Mapping[str, int]) -> Claim | None:
+    parts = split_temporary(entry.name)
+    if parts is None or parts.target not in numbers:
+        return None
+    heard = entry.stat().st_mtime
+    age_s = max(0.0, time.time() - heard)
+    path = Path(entry.path)
+    return Claim(numbers[parts.target], path, parts.host, parts.pid, heard, age_s, is_dead(path))

@@ -1,0 +1,142 @@
+"""Files in the folder of a store: complete ones by name, temporary ones by host and process."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+from store.errors import ShardError
+from store.format.checksum import seal
+from store.format.header import Header
+from store.format.sharding import shard_name
+
+StrPath = str | os.PathLike[str]
+_TEMPORARY = re.compile(
+    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|(?:head|index)\.h5|shard-\d{5,}\.h5)"
+    r"\.(?P<host>.+)\.(?P<pid>\d+)\.tmp"
+)
+# Files of this very process that are being written: in a container every run may have the same pid.
+_open_here: set[Path] = set()
+
+
+class Temporary(NamedTuple):
+    """The name of a temporary file: what it will become, and whose it is."""
+
+    target: str
+    host: str
+    pid: int
+
+
+def present_shards(path: StrPath, header: Header) -> list[int]:
+    """Indices of the shards on disk, ascending. The rename is the marker: a shard that has its name is complete."""
+    with os.scandir(path) as entries:
+        # of links pathlib asks, to which one that leads nowhere is no file, and not an error
+        names = {entry.name for entry in entries if entry.is_file(follow_symlinks=False) or Path(entry.path).is_file()}
+    return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
+
+
+def complete_files(path: StrPath, header: Header) -> list[Path]:
+    """All shards, in order; ShardError where one is missing."""
+    shards = header.layout.shards
+    missing = sorted(set(range(shards)) - set(present_shards(path, header)))
+    if missing:
+        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise ShardError(
+            f"{path}: expected {shards} shards, found {shards - len(missing)}; {len(missing)} missing: {named}; "
+            "run `tokenmix extract` again to fill the gaps"
+        )
+    return [Path(path) / shard_name(shard) for shard in range(shards)]
+
+
+def discard_leftovers(path: StrPath) -> list[Path]:
+    """Remove and return temporary files whose process on this host is dead; others are left alone."""
+    removed = []
+    for file in sorted(Path(path).iterdir()):
+        if is_dead(file):
+            file.unlink(missing_ok=True)
+            removed.append(file)
+    return removed
+
+
+def is_temporary(file: Path) -> bool:
+    """Whether the name is that of a file which was never completed."""
+    return split_temporary(file.name) is not None
+
+
+def split_temporary(name: str) -> Temporary | None:
+    """The parts of a temporary file's name; None for any other name."""
+    match = _TEMPORARY.fullmatch(name)
+    return match and Temporary(match["target"], match["host"], int(match["pid"]))
+
+
+def is_dead(file: Path) -> bool:
+    """Whether this is a temporary file whose process, on this host, is no more; of other hosts nothing is known."""
+    parts = split_temporary(file.name)
+    if parts is None or parts.host != socket.gethostname():
+        return False
+    if parts.pid == os.getpid():
+        return file.absolute() not in _open_here
+    try:
+        os.kill(parts.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
+def begin_temporary(target: Path) -> Path:
+    """Create the empty file that will be renamed to `target`."""
+    temporary = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.write_bytes(b"")
+    _open_here.add(temporary.absolute())
+    return temporary
+
+
+def complete_temporary(temporary: Path, target: Path) -> None:
+    """Give the file its name, and wait until that is on the disk. After a fault on the way it may be called again."""
+    os.replace(temporary, target)
+    sync_folder(target.parent)
+    _open_here.discard(temporary.absolute())
+
+
+def end_temporary(temporary: Path) -> None:
+    """Remove the file unless it was completed."""
+    if temporary.absolute() in _open_here:
+        _open_here.remove(temporary.absolute())
+        temporary.unlink(missing_ok=True)
+
+
+def write_synced(file: Path, data: bytes | memoryview) -> None:
+    """Write a file from its start, never absent meanwhile, and wait until its content is on the disk."""
+    with open(file, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_sealed(target: Path, buffer: io.BytesIO) -> None:
+    """Put a finished file in place, whole or not at all, with its checksum behind it."""
+    temporary = begin_temporary(target)
+    try:
+        write_synced(temporary, seal(buffer))
+        complete_temporary(temporary, target)
+    finally:
+        end_temporary(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

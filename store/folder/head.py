@@ -1,0 +1,59 @@
+"""The classifier's weights of kind `features`: written once beside the shards, as `head.h5`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import ShardError
+from store.folder.files import StrPath, write_sealed
+from store.format.checksum import is_sealed
+from store.format.header import Header
+from store.format.shard import open_hdf5
+from store.spec import HEAD_FILE, LIBVER
+
+_REMEDY = "remove this file and run `tokenmix extract` again"
+Float32 = npt.NDArray[np.float32]
+
+
+class Head(NamedTuple):
+    """logits = features @ weight.T + bias; weight float32 [K, C], bias float32 [K]."""
+
+    weight: Float32
+    bias: Float32
+
+
+def write_head(path: StrPath, header: Header, head: Head) -> None:
+    """Put `head.h5` in place, unless it is there; the same weights give the same bytes."""
+    target = Path(path) / HEAD_FILE
+    if target.exists():
+        return
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=LIBVER) as file:
+        for name, array in head._asdict().items():
+            file.create_dataset(name, data=np.asarray(array, dtype="<f4"), track_times=False)
+        file.attrs["content_digest"] = np.bytes_(header.digest_of(0))
+    write_sealed(target, buffer)
+
+
+def read_head(path: StrPath, header: Header) -> Head:
+    """The weights; ShardError where they are missing, or not of this store."""
+    file_path = Path(path) / HEAD_FILE
+    with open_hdf5(file_path) as file:
+        digest = file.attrs.get("content_digest")
+        arrays = [np.asarray(file[name][()]) for name in Head._fields if name in file]
+    if not is_sealed(file_path):
+        raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
+    expected = header.digest_of(0).encode()
+    k = len(arrays[0]) if arrays else 0
+    if digest != expected or [a.shape for a in arrays] != [(k, header.depth), (k,)]:
+        raise ShardError(
+            f"{file_path}: expected weight [K, {header.depth}] and bias [K] of this store, found another head; "
+            f"{_REMEDY}"
+        )
+    return Head(*arrays)

@@ -1,0 +1,255 @@
+"""The header: everything that decides a store's content, kept in `store.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from store.errors import StoreError, StoreMismatch
+from store.format.sharding import Layout
+from store.spec import (
+    COLUMNS,
+    DIGEST,
+    DTYPES,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    KINDS,
+    MAX_SHARDS,
+    Field,
+    has_depth,
+    payload_fields,
+)
+
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
+_ABSENT = "(absent)"
+_NO_DIGEST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Header:
+    """The plan and the origin of a store; h, w is the teacher's grid, `depth` is k of kind topk, C of features, else 1.
+
+    `teacher` and `preprocessing` are opaque here and compared field by field. `versions` and the name of the
+    image folder inform and are never compared: another machine may resume. Raises StoreError for a field that
+    cannot be.
+    """
+
+    kind: str
+    teacher: Mapping[str, Json]
+    preprocessing: Mapping[str, Json]
+    grid: tuple[int, int]
+    dtype: str
+    rows: int
+    shard_rows: int
+    dataset: Mapping[str, Json]
+    versions: Mapping[str, str]
+    depth: int = 1
+    earlier: tuple[tuple[int, str], ...] = ()  # `rows` and `dataset.digest` before each extension
+
+    def __post_init__(self) -> None:
+        """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
+        _expect_choice("kind", self.kind, KINDS)
+        _expect_choice("dtype", self.dtype, DTYPES)
+        if self.dtype == "uint8" and has_depth(self.kind):
+            raise _fault("dtype", f"float16 or float32 for kind {self.kind}", self.dtype)
+        for name in ("rows", "shard_rows", "depth"):
+            object.__setattr__(self, name, _expect_count(name, getattr(self, name)))
+        if not (isinstance(self.grid, Sequence) and len(self.grid) == 2):
+            raise _fault("grid", "two integers (h, w)", self.grid)
+        object.__setattr__(self, "grid", tuple(_expect_count("grid", n) for n in self.grid))
+        for name in ("teacher", "preprocessing", "dataset", "versions"):
+            object.__setattr__(self, name, _plain_mapping(name, getattr(self, name)))
+        _expect_dataset(self.dataset)
+        if self.depth != 1 and not has_depth(self.kind):
+            raise _fault("depth", f"1 for kind {self.kind}", self.depth)
+        object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
+        if self.layout.shards > MAX_SHARDS:
+            raise _fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256, in hex, of the canonical JSON of all that decides the content; every shard carries it."""
+        canonical = json.dumps(_content(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Which shard holds which row."""
+        return Layout(self.rows, self.shard_rows, tuple(rows for rows, _ in self.earlier))
+
+    def before(self, extension: int) -> Header:
+        """The header as it was before an extension, of which the first has number 0."""
+        rows, digest = self.earlier[extension]
+        return replace(self, rows=rows, dataset={**self.dataset, "digest": digest}, earlier=self.earlier[:extension])
+
+    def digest_of(self, shard: int) -> str:
+        """The `content_digest` that a shard carries: that of the header under which it was planned."""
+        return self._digests[self.layout.part(shard)]
+
+    @cached_property
+    def _digests(self) -> tuple[str, ...]:
+        return (*(self.before(number).content_digest for number in range(len(self.earlier))), self.content_digest)
+
+    @property
+    def payload(self) -> tuple[Field, ...]:
+        """The payload datasets of this kind, as they lie in a shard."""
+        return self._payload_of(self.dtype)
+
+    @property
+    def maps(self) -> tuple[Field, ...]:
+        """The payload as it is given to a writer and read back: the same, but float32 where uint8 is stored."""
+        return self._payload_of(self.maps_dtype)
+
+    @property
+    def maps_dtype(self) -> str:
+        """The float type of `maps`."""
+        return "float32" if self.dtype == "uint8" else self.dtype
+
+    @property
+    def datasets(self) -> tuple[Field, ...]:
+        """Every dataset of a shard but the texts; all but the last are in the row digest, in this order."""
+        return (*self.payload, *COLUMNS, DIGEST)
+
+    def _payload_of(self, dtype: str) -> tuple[Field, ...]:
+        h, w = self.grid
+        classes = len(self.dataset["class_names"])  # type: ignore[arg-type]
+        return payload_fields(self.kind, dtype, {"d": self.depth, "h": h, "w": w}, classes)
+
+    def to_json(self) -> str:
+        """The text of `store.json`."""
+        document = _document(self) | {"content_digest": self.content_digest, "file_digest": _NO_DIGEST}
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.replace(_NO_DIGEST, _file_digest(text, _NO_DIGEST))
+
+    @classmethod
+    def from_json(cls, text: str) -> Header:
+        """Read `store.json` strictly; StoreError without the path, which the caller knows."""
+        document = _parse(text)
+        names = [field.name for field in fields(cls)]
+        expected = {"format", "version", "content_digest", "file_digest", *names}
+        if document.keys() != expected:
+            raise _fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
+        header = cls(**{name: document[name] for name in names})
+        if document["content_digest"] != header.content_digest:
+            raise _fault("content_digest", header.content_digest, document["content_digest"], "it was edited")
+        if document["file_digest"] != _file_digest(text, document["file_digest"]):
+            raise _fault("file_digest", "that of the file", document["file_digest"], "it was edited")
+        return header
+
+    def require(self, given: Header, where: object) -> None:
+        """Raise StoreMismatch where `given`, a new configuration, differs from this stored one."""
+        if self.content_digest == given.content_digest:
+            return
+        lines = [f"  {name}: stored {_short(a)}, given {_short(b)}" for name, a, b in _differences(self, given)]
+        raise StoreMismatch(
+            f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
+            "Give the stored values to resume, or another path to start a new store."
+        )
+
+
+def _file_digest(text: str, digest: object) -> str:
+    """SHA-256, in hex, of the file as it is with zeros for `digest`, the digits of this very digest."""
+    return hashlib.sha256(text.replace(str(digest), _NO_DIGEST).encode("utf-8")).hexdigest()
+
+
+def _document(header: Header) -> dict[str, Any]:
+    values = {field.name: getattr(header, field.name) for field in fields(header)}
+    lists = {"grid": list(header.grid), "earlier": [list(one) for one in header.earlier]}
+    return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values, **lists}
+
+
+def _content(header: Header) -> dict[str, Any]:
+    """All but what another machine may have otherwise: library versions, and the name of the image folder."""
+    document = _document(header)
+    del document["versions"]
+    document["dataset"] = {name: value for name, value in header.dataset.items() if name != "root_name"}
+    return document
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The JSON object, its format and version checked before anything else is looked at."""
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"expected JSON, found {error}; restore the file from a copy") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
+        raise StoreError(f"not a store: expected a JSON object with format {FORMAT_NAME!r}")
+    version = document.get("version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise _fault("version", FORMAT_VERSION, version, "a newer version of this library may read it")
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"the number {name}")
+
+
+def _plain_mapping(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _fault(name, "a mapping with text keys", value)
+    try:
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(text.encode("utf-8"))
+    except (TypeError, ValueError) as error:
+        raise _fault(name, "finite JSON values", error) from error
+    return plain
+
+
+def _expect_choice(name: str, value: object, known: Mapping[str, object]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise _fault(name, f"one of {', '.join(known)}", value)
+
+
+def _expect_count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise _fault(name, "a whole number >= 1", value)
+    return int(value)
+
+
+def _expect_dataset(dataset: Mapping[str, Json]) -> None:
+    for name, kind in (("root_name", str), ("class_names", list), ("digest", str)):
+        if not isinstance(dataset.get(name), kind):
+            raise _fault(f"dataset.{name}", f"a {kind.__name__}", dataset.get(name, _ABSENT))
+
+
+def _expect_earlier(value: object, rows: int) -> tuple[tuple[int, str], ...]:
+    pairs = [tuple(one) if isinstance(one, list | tuple) else (one,) for one in _as_list(value)]
+    ends = [_expect_count("earlier", pair[0]) for pair in pairs]
+    if any(len(pair) != 2 or not isinstance(pair[1], str) for pair in pairs) or sorted({*ends, rows}) != [*ends, rows]:
+        raise _fault("earlier", "a list of [rows, digest], rows ascending to below `rows`", value)
+    return tuple((end, pair[1]) for end, pair in zip(ends, pairs, strict=True))
+
+
+def _as_list(value: object) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise _fault("earlier", "a list", value)
+    return value
+
+
+def _fault(name: str, expected: object, found: object, remedy: str = "") -> StoreError:
+    return StoreError(f"header field {name}: expected {expected}, found {_short(found)}" + (remedy and f"; {remedy}"))
+
+
+def _differences(stored: Header, given: Header) -> Iterator[tuple[str, object, object]]:
+    return _walk("", _content(stored), _content(given))
+
+
+def _walk(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:
+    """Each leaf at which two JSON values differ; lists count as leaves."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in dict.fromkeys([*a, *b]):
+            yield from _walk(f"{name}.{key}".lstrip("."), a.get(key, _ABSENT), b.get(key, _ABSENT))
+    elif json.dumps(a) != json.dumps(b):  # 1, 1.0 and true are equal to Python, not to the digest
+        yield name, a, b
+
+
+def _short(value: object, most: int = 120) -> str:
+    """The value for a message; a list of 1000 class names is not one."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

@@ -1,0 +1,1 @@
+"""A store read by row during training."""

@@ -1,0 +1,276 @@
+"""Reading a store during training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import StoreError
+from store.folder.create import read_header
+from store.folder.files import StrPath, complete_files
+from store.folder.head import Head, read_head
+from store.format.header import Header
+from store.format.quantise import DequantisedRows
+from store.format.shard import open_shard
+from store.format.sharding import Rows
+from store.reading.mapped import Place, RowReader, open_rows, place_of
+from store.reading.sample_check import SpotCheck
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, has_depth
+
+Array = npt.NDArray[Any]
+IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
+_PLANES = ("label_logit", "label_cam", "activation")
+_VIEW = next(field for field in COLUMNS if field.name == MAPPED_COLUMN)
+
+
+class Keys(Sequence[str]):
+    """The keys of a store in order; kept as bytes, which forked workers share, decoded when asked for."""
+
+    def __init__(self, raw: Array) -> None:
+        """`raw`: [N] of NUL-padded UTF-8."""
+        self._raw = raw
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Keys: ...
+    def __getitem__(self, row: int | slice) -> str | Keys:
+        """A key, or the keys of a slice."""
+        return Keys(self._raw[row]) if isinstance(row, slice) else next(_texts([self._raw[row]]))
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys, quickly."""
+        return _texts(self._raw.tolist())
+
+
+class MapStore:
+    """A complete store, read by row; h, w is the teacher's grid, N the number of rows.
+
+    Maps and views are read through the page cache, which all processes share: nothing is copied into this
+    one. It pickles as its path, and works after fork and spawn. Digests are checked of a few rows per shard when
+    it is opened, `checked`: row -> key and label; of all rows by `verify`.
+    """
+
+    def __init__(
+        self, path: StrPath, *, preload: bool = False, check: bool = True, extensions: int | None = None
+    ) -> None:
+        """Open every shard; `preload` reads them all once, in order, which is quicker than row by row.
+
+        `extensions`: as the store was after so many of them, also while the next is under way; None: after all.
+        Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
+        `check` is off, for one of which rows were changed, shuffled or swapped.
+        """
+        self._folder = Path(path).absolute()
+        self._preload = preload
+        self.header: Header = read_header(self._folder, extensions)
+        self._files = complete_files(self._folder, self.header)
+        if preload:
+            _read_through(self._files)
+        spot = SpotCheck(self.header) if check else None
+        random = _exceeds_memory(self._files)
+        fields = (*self.header.payload, _VIEW)
+        self._rows: dict[str, RowReader] = {
+            field.name: open_rows(places, self.header.layout, field, random=random)
+            for field, places in zip(fields, _places(self._files, self.header, fields, spot), strict=True)
+        }
+        self.checked = spot.rows if spot else {}
+        if SCALE_OFFSET.name in self._rows:
+            plane = self.header.payload[0].name
+            self._rows[plane] = DequantisedRows(self._rows[plane], self._rows.pop(SCALE_OFFSET.name))
+
+    @property
+    def kind(self) -> str:
+        """What is stored per image."""
+        return self.header.kind
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of a map."""
+        return self.header.grid
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+        return self.header.rows
+
+    def __repr__(self) -> str:
+        """The path, and what is there."""
+        return f"MapStore({str(self._folder)!r}: {len(self)} x {self.kind} {self.grid})"
+
+    def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
+        """As a path, for a mapping would pickle by value; and as the store was when it was opened."""
+        again = partial(MapStore, preload=self._preload, check=False, extensions=len(self.header.earlier))
+        return again, (str(self._folder),)
+
+    def read(self, rows: IndexLike) -> Array:
+        """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
+
+        Of kinds label, cam and activation it is what is stored; of kind topk the logit of the row's label where
+        that is among the token's top k, else 0; of kind features the label's logit by the head's weights, at the
+        price of reading all features. IndexError for a row outside [0, N).
+        """
+        if self.kind == "features":
+            return self._label_of_features(_as_rows(rows))
+        if self.kind == "topk":
+            logits, classes = self.read_topk(rows)
+            label = self.labels[_as_rows(rows)]
+            found: Array = np.where(classes == label[:, None, None, None], logits, 0).sum(axis=1, dtype=logits.dtype)
+            return found
+        return self._reader(_PLANES, "read").take(_as_rows(rows))
+
+    def read_topk(self, rows: IndexLike) -> tuple[Array, Array]:
+        """Kind topk: of rows [B] the k largest logits per token, the largest first, and their classes, [B, k, h, w]."""
+        found = _as_rows(rows)
+        return self._reader("topk_logit", "read_topk").take(found), self._rows["topk_class"].take(found)
+
+    def read_logsumexp(self, rows: IndexLike) -> Array:
+        """Kind topk: log sum exp over the logits of all classes, of rows [B] -> [B, h, w].
+
+        `exp(logit - logsumexp)` is a token's probability of a class. StoreError for imported maps, of which only the
+        k largest logits are known.
+        """
+        found = self._reader("logsumexp", "read_logsumexp").take(_as_rows(rows))
+        if np.isnan(found).any():
+            raise StoreError(
+                f"{self._folder}: read_logsumexp: expected the logits of all classes, found maps imported with their "
+                f"top {self.header.depth} only, which have no probabilities; use logits, or extract with --kind topk"
+            )
+        return found
+
+    @cached_property
+    def head(self) -> Head:
+        """Kind features: the classifier's weights; `features @ weight.T + bias` are the logits of all classes."""
+        self._reader("features", "head")
+        return read_head(self._folder, self.header)
+
+    def read_features(self, rows: IndexLike) -> Array:
+        """Kind features: the teacher's last features, of rows [B] -> [B, C, h, w]."""
+        return self._reader("features", "read_features").take(_as_rows(rows))
+
+    @cached_property
+    def read_row(self) -> Callable[[int], Array]:
+        """`read_row(row)`: one map [h, w], a copy, sooner than a batch of one; IndexError outside [0, N).
+
+        Bound once, because a row costs so little that another call in between would show.
+        """
+        if has_depth(self.kind):
+            return lambda row: np.asarray(self.read([row])[0])
+        return self._reader(_PLANES, "read_row").one
+
+    def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
+        """Views (x0, y0, x1, y1) of rows [B] -> [B, 4] in the unit square of the image; IndexError outside."""
+        return self._rows[MAPPED_COLUMN].take(_as_rows(rows))
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Keys [N]."""
+        return Keys(self._column("key"))
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """The dataset's labels [N]."""
+        return self._column("label")
+
+    @cached_property
+    def predictions(self) -> npt.NDArray[np.int32]:
+        """The teacher's top-1 [N]."""
+        return self._column("prediction")
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """Width and height of the decoded images [N, 2], in px."""
+        return self._column("size")
+
+    @cached_property
+    def statuses(self) -> npt.NDArray[np.uint8]:
+        """0 ok, 1 unreadable image [N]."""
+        return self._column("status")
+
+    @cached_property
+    def errors(self) -> dict[int, str]:
+        """Row -> reason, for the rows that are not ok."""
+        texts = self._column("error")
+        rows = np.flatnonzero(self.statuses != STATUS_OK)
+        return dict(zip(rows.tolist(), _texts(texts[rows].tolist()), strict=True))
+
+    def _label_of_features(self, rows: Rows) -> Array:
+        label = self.labels[rows]
+        features = self.read_features(rows).astype(np.float32)
+        logits = np.einsum("bchw,bc->bhw", features, self.head.weight[label]) + self.head.bias[label][:, None, None]
+        logits[self.statuses[rows] != STATUS_OK] = 0
+        found: Array = logits.astype(self.header.dtype)
+        return found
+
+    def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
+        """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""
+        wanted = (names,) if isinstance(names, str) else names
+        for name in wanted:
+            if name in self._rows:
+                return self._rows[name]
+        kinds = [kind for kind, payload in KINDS.items() if payload[0][0] in wanted or payload[-1][0] in wanted]
+        raise StoreError(
+            f"{self._folder}: {method}: expected kind {' or '.join(kinds)}, found {self.kind}; "
+            "extract with another --kind"
+        )
+
+    def _column(self, name: str) -> Array:
+        """A dataset of all shards; read when first asked for, so that opening stays quick."""
+        parts = []
+        for shard, path in enumerate(self._files):
+            with open_shard(path, self.header, shard, [name]) as file:
+                parts.append(file[name][()])
+        return np.concatenate(parts)
+
+
+def _texts(raws: Iterable[bytes]) -> Iterator[str]:
+    try:
+        for raw in raws:
+            yield raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{error.object!r}: expected UTF-8, found other bytes; run `tokenmix verify`") from error
+
+
+def _exceeds_memory(files: Sequence[Path]) -> bool:
+    """Whether the store is too large to stay in the page cache as a whole."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(file.stat().st_size for file in files) > memory / 2
+
+
+def _places(
+    files: Sequence[Path], header: Header, fields: Sequence[Field], spot: SpotCheck | None
+) -> list[list[Place]]:
+    """For each field its place in every file."""
+    places: list[list[Place]] = [[] for _ in fields]
+    for shard, path in enumerate(files):
+        looked_at = spot is not None and shard in spot.shards
+        with open_shard(path, header, shard, () if looked_at else [field.name for field in fields]) as file:
+            for found, field in zip(places, fields, strict=True):
+                found.append(place_of(path, file, field))
+            if spot is not None and looked_at:
+                spot.look(file, path, shard)
+    return places
+
+
+def _read_through(files: Sequence[Path]) -> None:
+    """Bring whole files into the page cache; in order, which is what disks and network file systems like."""
+    buffer = bytearray(1 << 22)
+    for file in files:
+        with open(file, "rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+
+
+def _as_rows(rows: IndexLike) -> Rows:
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise IndexError(f"rows: expected whole numbers [B], found {array.dtype} {list(array.shape)}")
+    return array.astype(np.int64, copy=False)

@@ -1,0 +1,124 @@
+"""What is stored of each kind, against its definition."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from extract.errors import TeacherError
+from extract.images.listing import list_images
+from extract.job.run import JobOptions, run_job
+from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from store import MapStore, verify
+from tests.extract.conftest import MakeFolder
+from tests.extract.teacher.models import shaken
+
+SPEC: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
+
+
+def test_what_a_refused_user_is_told_fits() -> None:
+    from extract.teacher.timm_teacher import FITTING
+
+    for name in FITTING:
+        assert timm.is_model(name), name
+
+
+def test_topk_of_all_classes_is_the_whole_distribution(tmp_path: Path) -> None:
+    save_file(shaken("test_convnext").state_dict(), tmp_path / "w.safetensors")
+    spec: dict[str, Any] = dict(checkpoint=tmp_path / "w.safetensors", num_classes=10, input_size=(64, 64))
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.tensor([0, 4, 9])
+    top = Teacher(TeacherSpec("test_convnext", kind="topk", top_k=10, **spec)).maps(pixels, labels)
+    label = Teacher(TeacherSpec("test_convnext", **spec)).maps(pixels, labels)
+    logits, classes, total = (top.payload[name] for name in ("topk_logit", "topk_class", "logsumexp"))
+    probability = (logits - total[:, None]).exp()
+    torch.testing.assert_close(probability.sum(1), torch.ones(3, 2, 2))
+    at_label = torch.where(classes == labels[:, None, None, None], logits, 0).sum(1)
+    torch.testing.assert_close(at_label, label.payload["label_logit"], rtol=1e-4, atol=1e-5)
+    assert (logits.diff(dim=1) <= 0).all()
+    assert torch.equal(top.prediction, label.prediction)
+
+
+@pytest.mark.parametrize("kind", ["label", "activation", "cam", "topk"])
+def test_flip_average_commutes_with_the_mirror(kind: str) -> None:
+    teacher = Teacher(TeacherSpec("test_resnet", kind=kind, flip_average=True, **SPEC))
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.tensor([1, 2])
+    one, two = teacher.maps(pixels, labels), teacher.maps(pixels.flip(3), labels)
+    for name, maps in one.payload.items():
+        if name != "topk_class":
+            torch.testing.assert_close(maps, two.payload[name].flip(-1))
+
+
+def test_activation_is_the_norm_of_the_features() -> None:
+    teacher = Teacher(TeacherSpec("test_resnet", kind="activation", **SPEC))
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    features = teacher.model.forward_features(teacher.normalise(pixels))  # type: ignore[operator]
+    maps = teacher.maps(pixels, torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(maps.payload["activation"], features.square().sum(1).sqrt())
+
+
+def test_cam_by_finite_differences() -> None:
+    """The gradient at single activations of the stage, by changing them."""
+    teacher = Teacher(TeacherSpec("test_resnet", kind="cam", **SPEC))
+    assert teacher.header()["route"] == "LayerCAM at layer3, NCHW"
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    cam = teacher.maps(pixels, torch.tensor([3])).payload["label_cam"][0]
+    model: Any = teacher.model.double()
+    image = teacher.normalise(pixels).double()
+    seen: list[torch.Tensor] = []
+    handle = model.layer3.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        model(image)
+        handle.remove()
+        stage, step = seen[0], 1e-5
+        expected = torch.zeros(stage.shape[1])
+        for channel in range(stage.shape[1]):
+            moved = stage.repeat(2, 1, 1, 1)
+            moved[0, channel, 1, 2] += step
+            moved[1, channel, 1, 2] -= step
+            handle = model.layer3.register_forward_hook(lambda *_, moved=moved: moved)
+            up, down = model(image)[:, 3]
+            handle.remove()
+            expected[channel] = ((up - down) / (2 * step)).relu() * stage[0, channel, 1, 2].relu()
+    torch.testing.assert_close(cam[1, 2], expected.sum() * cam.numel(), rtol=1e-3, atol=1e-6)
+    assert cam.shape == teacher.grid == (4, 4)
+
+
+def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, tmp_path: Path) -> None:
+    images = list_images(make_folder({"a": ["1.jpg", "2.jpg"], "b": ["3.jpg"]}))
+    for kind in ("label", "features"):
+        spec = TeacherSpec("test_resnet", kind=kind, num_classes=2, input_size=(64, 64), random_weights=0)
+        run_job(images, tmp_path / kind, Teacher(spec), JobOptions(dtype="float32", workers=0))
+        assert verify(tmp_path / kind).ok
+    direct, derived = (MapStore(tmp_path / kind).read(range(3)) for kind in ("label", "features"))
+    np.testing.assert_allclose(derived, direct, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "why"),
+    [
+        ("test_resnet", {"kind": "topk", "model_args": {"global_pool": "max"}}, "a head on single tokens, .*gradient"),
+        ("test_convnext", {"kind": "features"}, "affine after average pooling, found .*linearised; use --kind label"),
+        ("test_resnet", {"kind": "topk", "top_k": 11}, "--top-k 11: expected at most the teacher's 10 classes"),
+        ("test_resnet", {"kind": "cam", "cam_stage": "layer9"}, "--cam-stage layer9: .*such as conv1"),
+        ("test_resnet", {"kind": "cam", "cam_stage": "fc"}, "--cam-stage fc: expected a map of tokens"),
+        ("efficientvit_b0", {"compile": True}, "--compile: expected tokens from forward_features, found input of"),
+    ],
+)
+def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(TeacherError, match=why):
+        Teacher(TeacherSpec(name, **SPEC, **asked))
+
+
+def test_a_class_token_teacher_has_cams() -> None:
+    teacher = Teacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
+    assert teacher.header()["route"] == "LayerCAM at blocks.4, NLC after 1 prefix tokens"
+    maps = teacher.maps(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2]))
+    assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
+    assert (maps.payload["label_cam"] >= 0).all()
+    assert maps.payload["label_cam"].std() > 0

@@ -1,0 +1,85 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from extract.images.listing import list_images
+from store import StoreError, StoreMismatch
+from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
+from tokenmix_loader.bench import bench, forget
+from tokenmix_loader.show import draw_pairs
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_costs_are_of_the_right_size(images: Path, make_store: StoreMaker, tmp_path: Path, workers: int) -> None:
+    make_store(keys_and_labels(images))
+    report = bench(list_images(images), *tmp_path.iterdir(), samples=24, batch=8, workers=workers, rounds=1)
+    assert report.images == 30
+    for cost in report[1:]:
+        assert 0.1 < cost.cpu_ms < 1000
+        assert 0.1 < cost.wall_ms < 1000
+    assert report.epoch_s == pytest.approx([0.03 * cost.wall_ms for cost in report[1:]])
+
+
+def test_fewer_images_than_a_batch(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    make_store(keys_and_labels(images))
+    report = bench(list_images(images), *tmp_path.iterdir(), batch=64, workers=0, rounds=1)
+    assert report.images == 30
+
+
+def test_images_that_were_unreadable_are_left_out(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    """They are in the dataset, and warned of, but no epoch would get past them."""
+    broken = tmp_path / "images"
+    shutil.copytree(images, broken)
+    (broken / "ant" / "img2.jpg").write_bytes(b"")
+    make_store(keys_and_labels(images), unreadable=("ant/img2.jpg",))
+    (store,) = tmp_path.glob("maps-*")
+    with pytest.warns(UserWarning, match=r"1 that could not be read at extraction: ant/img2\.jpg"):
+        report = bench(list_images(broken), store, batch=8, workers=0, rounds=1)
+    assert report.images == 30
+
+
+def test_labels_by_a_class_map(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    (class_map := tmp_path / "classes.txt").write_text("none\nant\nbee\ncat\n")
+    make_store({key: label + 1 for key, label in keys_and_labels(images).items()})
+    (store,) = tmp_path.glob("maps-*")
+    with pytest.raises(StoreMismatch, match="expected the dataset's labels"):
+        bench(list_images(images), store, workers=0)
+    assert bench(list_images(images, class_map), store, batch=8, workers=0, rounds=1).images == 30
+
+
+def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    fincore = shutil.which("fincore")
+    if fincore is None:
+        pytest.skip("needs util-linux's fincore")
+    make_store(keys_and_labels(images))
+    (folder,) = tmp_path.iterdir()
+    shards = sorted(folder.glob("*.h5"))
+    for shard in shards:
+        with open(shard, "rb") as file:
+            file.read()
+            os.fsync(file.fileno())
+
+    def in_memory() -> int:
+        done = subprocess.run([fincore, "-bno", "RES", *shards], capture_output=True, text=True, check=True)
+        return sum(map(int, done.stdout.split()))
+
+    assert in_memory() > 0
+    forget(folder)
+    assert in_memory() == 0
+
+
+def test_nothing_to_measure_or_to_draw(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    make_store(keys_and_labels(images), unreadable=tuple(keys_and_labels(images)))
+    (store,) = tmp_path.glob("maps-*")
+    for command in (
+        lambda: bench(list_images(images), store, workers=0),
+        lambda: draw_pairs(list_images(images), store),
+    ):
+        with (
+            pytest.warns(UserWarning, match="30 that could not be read at extraction"),
+            pytest.raises(StoreError, match="expected images that could be read at extraction, found none; repair"),
+        ):
+            command()

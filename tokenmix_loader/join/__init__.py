@@ -1,0 +1,1 @@
+"""Images of a dataset joined to rows of a store."""

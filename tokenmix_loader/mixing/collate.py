@@ -1,0 +1,121 @@
+"""TokenMix in timm's own loader: mixed while batches are collated, in the worker, as uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.data import FastCollateMixup
+
+from tokenmix_loader.join.dataset import MapTarget
+from tokenmix_loader.mixing.mixup import Batch, make_recipe
+from tokenmix_loader.mixing.pixels import mix_bytes
+from tokenmix_loader.shapes import Grid
+from tokenmix_loader.store_access import MapStore, open_store
+
+Image = torch.Tensor | npt.NDArray[np.uint8]
+
+
+class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
+    """In the place of timm's FastCollateMixup: uint8 images [B, 3, H, W] and dense targets float32 [B, K].
+
+        dataset = MapDataset(dataset, store)
+        collate_fn = TokenMixCollate(store, (14, 14), **mixup_args)
+
+    Nothing is left to do on the device, and nothing but (input, target) reaches it. `mixup_enabled` is shared
+    with the workers, so that timm's `--mixup-off-epoch` works with persistent workers too, from the next batch
+    that a worker begins. A batch's chances come from `seed` and its rows and labels alone: they do not depend on
+    the number of workers, ranks differ because their rows do, and epochs because they are shuffled.
+    """
+
+    def __init__(
+        self,
+        store: MapStore | str | PathLike[str],
+        grid: Grid,
+        *,
+        num_classes: int = 1000,
+        label_smoothing: float = 0.1,
+        mode: str = "batch",
+        cutmix_minmax: Any = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """timm's arguments, named as in its Mixup; `grid` (gh, gw) is the student's; `settings`: see `Recipe`.
+
+        `store` may be its path. Of `settings`, those that `Recipe` does not have are `sample_masks`'.
+
+        Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
+        know, TypeError for an unknown setting, StoreMismatch for a supervision that the store does not know.
+        """
+        if mode != "batch" or cutmix_minmax is not None:
+            raise ValueError(
+                f"TokenMixCollate: expected mode 'batch' and no cutmix_minmax, found {mode!r} and {cutmix_minmax}; "
+                "leave --mixup-mode and --cutmix-minmax out"
+            )
+        if "smoothing" in settings:
+            raise TypeError("TokenMixCollate: smoothing: expected timm's name for it; pass label_smoothing")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"TokenMixCollate: seed: expected a whole number of at least 0, found {seed!r}; pass one")
+        self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self._store, self._seed = open_store(store), seed
+        _ = self._store.labels  # read before workers are forked, so that they share it
+        self._recipe = make_recipe(num_classes, grid, smoothing=label_smoothing, **settings)
+        self._recipe.check(self._store)
+        super().__init__(label_smoothing=label_smoothing, num_classes=num_classes)
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed; all processes see a change."""
+        return bool(self._enabled)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, enabled: bool) -> None:
+        self._enabled.fill_(bool(enabled))
+
+    def __call__(self, batch: Sequence[tuple[Image, MapTarget]], _: object = None) -> Batch:
+        """Collate samples of a `MapDataset`: images uint8 [3, H, W], tensors or arrays.
+
+        Raises TypeError for other targets, ValueError where the grid does not divide the images.
+        """
+        targets = collate_targets([target for _, target in batch])
+        if not isinstance(batch[0][0], torch.Tensor | np.ndarray):
+            raise TypeError(
+                f"TokenMixCollate: expected uint8 images as tensors or arrays, found {type(batch[0][0]).__name__}; "
+                "give MapDataset a transform, and wrap a Subset by MapDataset, not the other way round"
+            )
+        images = torch.stack([torch.as_tensor(image) for image, _ in batch])
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(
+                f"TokenMixCollate: expected uint8 images [3, H, W], found {images.dtype} {list(images.shape[1:])}; "
+                "leave ToTensor and Normalize to the device (create_loader does), or use TokenMix behind the loader"
+            )
+        height, width = images.shape[2:]
+        draw, dense = self._recipe.mix(
+            self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled
+        )
+        mix_bytes(images, draw)
+        return images, dense
+
+    def _rng_of(self, targets: MapTarget) -> np.random.Generator:
+        """Labels count too, so that batches without any maps differ as well."""
+        content = targets.row.numpy().tobytes() + targets.label.numpy().tobytes()
+        digest = blake2b(content, digest_size=16).digest()
+        return np.random.default_rng([self._seed, int.from_bytes(digest, "little")])
+
+
+def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
+    """Targets of single images as those of a batch; TypeError for any other kind of target."""
+    found = targets[0]
+    if not isinstance(found, MapTarget):
+        raise TypeError(
+            f"TokenMixCollate: expected targets of a MapDataset, found {type(found).__name__}; "
+            "wrap the dataset: MapDataset(dataset, store)"
+        )
+    labels, rows, places = zip(*targets, strict=True)
+    label, row = torch.from_numpy(np.array((labels, rows), np.int64))
+    return MapTarget(label, row, torch.from_numpy(np.concatenate(places).reshape(len(targets), -1)))

@@ -1,0 +1,1 @@
+"""From maps to targets: evidence, geometry, masks, scores."""

@@ -1,0 +1,1 @@
+"""A training transform, and where its pixels come from."""
