@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-Grid = tuple[int, int]
+from tokenmix_loader.batch import Grid
 
 
 def require_shape(where: str, tensor: torch.Tensor, shape: Sequence[int | None], remedy: str) -> None:

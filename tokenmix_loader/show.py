@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
-from tokenmix_loader.join.dataset import NO_MAP, MapTarget, check_size, join
+from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.join.dataset import check_size, join
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.masks import sample_masks
 from tokenmix_loader.scoring.targets import mix_scores

@@ -5,49 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import Compose
 
+from tokenmix_loader.batch import NO_MAP, MapTarget
 from tokenmix_loader.join.sources import Labels, source_of
 from tokenmix_loader.shapes import require_choice
 from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, list_digest, open_store
 from tokenmix_loader.tracing.trace import TracedTransform, trace
 
 Rows = npt.NDArray[np.int64]
-NO_MAP = -1
 _AS_IT_IS = trace(Compose([]))
-
-
-class MapTarget(NamedTuple):
-    """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
-
-    `label` and `row`: int64, [] of one image and [B] of a batch; row -1 stands for an image without a map. `place`
-    float64 [10] or [B, 10] holds `affine` and `bounds`. Of one image they are numbers and an array, which cost less
-    to make, and of a batch tensors.
-    """
-
-    label: torch.Tensor
-    row: torch.Tensor
-    place: torch.Tensor
-
-    @property
-    def affine(self) -> torch.Tensor:
-        """[2, 3] or [B, 2, 3], see `align`."""
-        return self.place[..., :6].reshape(*self.place.shape[:-1], 2, 3)
-
-    @property
-    def bounds(self) -> torch.Tensor:
-        """[4] or [B, 4], see `align`."""
-        return self.place[..., 6:]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> MapTarget:
-        """The same on `device`."""
-        return MapTarget(*(part.to(device, non_blocking=non_blocking) for part in self))
 
 
 class MapDataset(Dataset[tuple[Any, MapTarget]]):

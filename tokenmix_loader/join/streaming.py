@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from tokenmix_loader.join.dataset import NO_MAP, MapTarget, check_size, traced_or_none, warn_of_unreadable
+from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.join.dataset import check_size, traced_or_none, warn_of_unreadable
 from tokenmix_loader.join.sources import require_pil
 from tokenmix_loader.shapes import require_choice
 from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, open_store

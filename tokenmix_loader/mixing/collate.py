@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 from timm.data import FastCollateMixup
 
-from tokenmix_loader.join.dataset import MapTarget
+from tokenmix_loader.batch import Grid, MapTarget
 from tokenmix_loader.mixing.mixup import Batch, make_recipe
 from tokenmix_loader.mixing.pixels import mix_bytes
-from tokenmix_loader.shapes import Grid
 from tokenmix_loader.store_access import MapStore, open_store
 
 Image = torch.Tensor | npt.NDArray[np.uint8]

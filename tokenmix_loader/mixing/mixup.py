@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenmix_loader.join.dataset import MapTarget
+from tokenmix_loader.batch import Grid, MapTarget
 from tokenmix_loader.mixing.pixels import mix_floats
 from tokenmix_loader.mixing.recipe import Recipe
-from tokenmix_loader.shapes import Grid, require_grid, require_shape
+from tokenmix_loader.shapes import require_grid, require_shape
 from tokenmix_loader.store_access import MapStore, open_store
 
 # Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.

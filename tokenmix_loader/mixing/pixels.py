@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokenmix_loader.batch import Box, Draw
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.mixing.recipe import Box, Draw
 from tokenmix_loader.scoring.masks import distinct
 from tokenmix_loader.shapes import require_shape, token_size
 

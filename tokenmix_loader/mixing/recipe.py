@@ -5,36 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from tokenmix_loader.batch import Box, Draw, Grid, MapTarget, TokenTargets
 from tokenmix_loader.compiled.door import compiled_for
-from tokenmix_loader.join.dataset import MapTarget
-from tokenmix_loader.scoring.masks import GUIDES, KINDS, guided_masks, sample_masks
+from tokenmix_loader.scoring.guided_masks import GUIDES, guided_masks
+from tokenmix_loader.scoring.masks import KINDS, sample_masks
 from tokenmix_loader.scoring.soft_labels import read_soft_labels
 from tokenmix_loader.scoring.targets import EVIDENCE, MIN_EVIDENCE, SUPERVISIONS, dense_targets, mix_targets
-from tokenmix_loader.scoring.token_loss import TokenTargets
 from tokenmix_loader.scoring.tokens import read_tokens
-from tokenmix_loader.shapes import Grid, require_choice, token_size
+from tokenmix_loader.shapes import require_choice, token_size
 from tokenmix_loader.store_access import MapStore, StoreMismatch
 
-Box = tuple[int, int, int, int]
 Targets = torch.Tensor | TokenTargets
 SOFT = ("relabel", "tokenlabeling")
-
-
-class Draw(NamedTuple):
-    """What chance made of one batch. Partners are the batch in reverse order, as in timm.
-
-    `share`: of image a in every pixel. `masks` [B, gh, gw]: how much of each token comes from a, in TokenMix
-    all (True) or nothing. `box` (top, bottom, left, right) in px: what CutMix takes from b.
-    """
-
-    share: float = 1.0
-    masks: torch.Tensor | None = None
-    box: Box | None = None
 
 
 @dataclass(frozen=True)

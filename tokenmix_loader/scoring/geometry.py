@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tokenmix_loader.batch import Grid
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.shapes import Grid, require_grid, require_shape
+from tokenmix_loader.shapes import require_grid, require_shape
 
 SAMPLES = 2  # along each side of a token, where it is not straight
 

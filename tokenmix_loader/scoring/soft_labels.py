@@ -13,34 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenmix_loader.join.dataset import MapTarget
+from tokenmix_loader.batch import Grid, MapTarget, SoftLabels
 from tokenmix_loader.scoring.geometry import align
 from tokenmix_loader.scoring.tokens import find_places
-from tokenmix_loader.shapes import Grid
 from tokenmix_loader.store_access import MapStore
 
 Array = npt.NDArray[Any]
-
-
-class SoftLabels(NamedTuple):
-    """Probabilities of T tokens over K classes, of which few stand out: `rest` for each, and `excess` for those.
-
-    `classes` int64 [B, U], each image's own, filled up with zeros; `excess` float32 [B, T, U], zero where filled up;
-    `rest` float32 [B, T].
-    """
-
-    classes: torch.Tensor
-    excess: torch.Tensor
-    rest: torch.Tensor
-
-    def dense(self, num_classes: int) -> torch.Tensor:
-        """Float32 [B, T, K], each token's summing to 1."""
-        everywhere = self.rest[..., None].expand(-1, -1, num_classes).contiguous()
-        return everywhere.scatter_add_(2, self.classes[:, None].expand_as(self.excess), self.excess)
-
-    def partners(self) -> SoftLabels:
-        """Those of the batch in reverse order."""
-        return SoftLabels(*(part.flip(0) for part in self))
 
 
 class _Planes(NamedTuple):

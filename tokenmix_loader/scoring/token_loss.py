@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
-from tokenmix_loader.scoring.soft_labels import SoftLabels
+from tokenmix_loader.batch import SoftLabels, TokenTargets
 from tokenmix_loader.shapes import require_shape
-
-
-class TokenTargets(NamedTuple):
-    """Targets of a batch mixed with itself in reverse order; T tokens in row order.
-
-    `label` float32 [B, K] is the class token's. Token t of image i has the share `share` [B, T] of its own
-    probabilities and 1 - share of its partner's; `classes`, `excess` and `rest` are `SoftLabels` of the unmixed
-    images: of [B, T, K] only what stands out is kept.
-    """
-
-    label: torch.Tensor
-    share: torch.Tensor
-    classes: torch.Tensor
-    excess: torch.Tensor
-    rest: torch.Tensor
-
-    @property
-    def own(self) -> SoftLabels:
-        """Of the unmixed images."""
-        return SoftLabels(self.classes, self.excess, self.rest)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> TokenTargets:
-        """The same on `device`."""
-        return TokenTargets(*(part.to(device, non_blocking=non_blocking) for part in self))
-
-    def dense(self) -> torch.Tensor:
-        """The tokens' targets as float32 [B, T, K], which sum to 1."""
-        own, share = self.own.dense(self.label.shape[1]), self.share[..., None]
-        return share * own + (1 - share) * own.flip(0)
 
 
 class TokenLabelLoss(nn.Module):

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokenmix_loader.batch import NO_MAP, Grid, MapTarget
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.join.dataset import NO_MAP, MapTarget
 from tokenmix_loader.scoring.geometry import SAMPLES, align
 from tokenmix_loader.scoring.targets import evidence as evidence_of
-from tokenmix_loader.shapes import Grid, require_grid, require_shape
+from tokenmix_loader.shapes import require_grid, require_shape
 from tokenmix_loader.store_access import MapStore, StoreMismatch
 
 Ints = npt.NDArray[np.integer[Any]]

@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 
 from tests.tokenmix_loader.conftest import GRID, StoreMaker
 from tokenmix_loader import MapTarget, align, mix_images, mix_targets, refine, sample_masks
+from tokenmix_loader.batch import NO_MAP
 from tokenmix_loader.compiled import door
-from tokenmix_loader.join.dataset import NO_MAP
 from tokenmix_loader.scoring.tokens import read_tokens
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")

@@ -1,0 +1,100 @@
+"""The data types that travel between the rooms of this package; they import nothing of the rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+Grid = tuple[int, int]  # (gh, gw) in tokens
+Box = tuple[int, int, int, int]  # (top, bottom, left, right) in px
+NO_MAP = -1  # the row of an image without a map
+
+
+class MapTarget(NamedTuple):
+    """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
+
+    `label` and `row`: int64, [] of one image and [B] of a batch; row -1 stands for an image without a map. `place`
+    float64 [10] or [B, 10] holds `affine` and `bounds`. A dataset gives numbers and a NumPy array for one image,
+    which are cheaper to make; a batch consists of tensors.
+    """
+
+    label: torch.Tensor
+    row: torch.Tensor
+    place: torch.Tensor
+
+    @property
+    def affine(self) -> torch.Tensor:
+        """[2, 3] or [B, 2, 3], see `align`."""
+        return self.place[..., :6].reshape(*self.place.shape[:-1], 2, 3)
+
+    @property
+    def bounds(self) -> torch.Tensor:
+        """[4] or [B, 4], see `align`."""
+        return self.place[..., 6:]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MapTarget:
+        """The same on `device`, as tensors; of one image as well as of a batch."""
+        return MapTarget(*(torch.as_tensor(part).to(device, non_blocking=non_blocking) for part in self))
+
+
+class Draw(NamedTuple):
+    """What chance decided for one batch. Partners are the batch in reverse order, as in timm.
+
+    `share`: how much of image a is in every pixel. `masks` [B, gh, gw]: how much of each token comes from a, in
+    TokenMix all (True) or nothing. `box` (top, bottom, left, right) in px: what CutMix takes from b.
+    """
+
+    share: float = 1.0
+    masks: torch.Tensor | None = None
+    box: Box | None = None
+
+
+class SoftLabels(NamedTuple):
+    """Probabilities of T tokens over K classes, of which U are listed one by one and the others are alike.
+
+    Every class has `rest` float32 [B, T]; the listed `classes` int64 [B, U], each image's own and filled up with
+    zeros, have `excess` float32 [B, T, U] on top of it, which is zero where filled up.
+    """
+
+    classes: torch.Tensor
+    excess: torch.Tensor
+    rest: torch.Tensor
+
+    def dense(self, num_classes: int) -> torch.Tensor:
+        """Float32 [B, T, K], each token's summing to 1."""
+        everywhere = self.rest[..., None].expand(-1, -1, num_classes).contiguous()
+        return everywhere.scatter_add_(2, self.classes[:, None].expand_as(self.excess), self.excess)
+
+    def partners(self) -> SoftLabels:
+        """Those of the batch in reverse order."""
+        return SoftLabels(*(part.flip(0) for part in self))
+
+
+class TokenTargets(NamedTuple):
+    """Targets of a batch mixed with itself in reverse order; T tokens in row order.
+
+    `label` float32 [B, K] is the class token's. Token t of image i has the share `share` [B, T] of its own
+    probabilities and 1 - share of its partner's; `classes`, `excess` and `rest` are `SoftLabels` of the unmixed
+    images, which are much smaller than dense [B, T, K].
+    """
+
+    label: torch.Tensor
+    share: torch.Tensor
+    classes: torch.Tensor
+    excess: torch.Tensor
+    rest: torch.Tensor
+
+    @property
+    def own(self) -> SoftLabels:
+        """Of the unmixed images."""
+        return SoftLabels(self.classes, self.excess, self.rest)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TokenTargets:
+        """The same on `device`."""
+        return TokenTargets(*(part.to(device, non_blocking=non_blocking) for part in self))
+
+    def dense(self) -> torch.Tensor:
+        """The tokens' targets as float32 [B, T, K], which sum to 1."""
+        own, share = self.own.dense(self.label.shape[1]), self.share[..., None]
+        return share * own + (1 - share) * own.flip(0)
