@@ -34,10 +34,11 @@ from benchmarks import read
 from benchmarks.photographs import SIZE, write_photographs
 from extract.command_line.commands import share_cores
 from extract.images.listing import ImageList, list_images
-from extract.job.run import START_METHOD, JobOptions, run_job
+from extract.job.run import START_METHOD, run_job
+from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.preprocess import Decoder
 from extract.teacher.presets import apply_preset
-from extract.teacher.timm_teacher import AMP_DTYPES, Teacher, TeacherSpec
+from extract.teacher.timm_teacher import AMP_DTYPES, Teacher
 
 CLASSES = 10
 RESULTS = Path(__file__).parent / "results"
@@ -91,7 +92,7 @@ def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:
     size = None if case.input_px is None else (case.input_px, case.input_px)
     spec = dict(name=case.teacher, random_weights=0, num_classes=CLASSES, device=given.device, amp=given.amp)
     teacher = Teacher(TeacherSpec(**apply_preset(spec | {"input_size": size})))
-    options = JobOptions(batch_size=given.batch_size, workers=given.workers, shard_rows=1024)
+    options = JobOptions(batch_size=given.batch_size, decoding_processes=given.workers, shard_rows=1024)
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder) / "images", case.images, CLASSES, case.photograph)
         images = list_images(Path(folder) / "images")
@@ -165,7 +166,7 @@ def decode(teacher: Teacher, images: ImageList, options: JobOptions) -> None:
     loader: DataLoader[Any] = DataLoader(
         decoder,
         batch_size=options.batch_size,
-        num_workers=options.workers,
+        num_workers=options.decoding_processes,
         collate_fn=decoder.collate,
         multiprocessing_context=START_METHOD,
     )

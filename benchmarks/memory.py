@@ -21,8 +21,9 @@ import torch
 from benchmarks.photographs import write_photographs
 from benchmarks.read import machine
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, Progress, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import Progress, run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 
 CLASSES = 10
 BATCH = 32
@@ -54,7 +55,7 @@ def run(folder: Path, count: int, workers: int = 2, every: int = 10) -> list[tup
         if progress.done % (every * BATCH) == 0:
             samples.append((progress.done, resident_mb()))
 
-    options = JobOptions(batch_size=BATCH, workers=workers, shard_rows=32 * BATCH)
+    options = JobOptions(batch_size=BATCH, decoding_processes=workers, shard_rows=32 * BATCH)
     run_job(list_images(folder / "images"), folder / "maps", teacher, options, on_progress=look)
     return samples
 

@@ -24,8 +24,9 @@ import torch
 from benchmarks import fidelity, quantise
 from benchmarks.read import machine
 from extract.images.listing import ImageList, list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from recipes.context_digits.generate import generate
 from tokenmix_loader import MapStore, evidence, normalise
 
@@ -72,7 +73,7 @@ def first(images: ImageList, count: int) -> ImageList:
 
 def extract(images: ImageList, spec: dict[str, Any], store: Path, dtype: str = "float32") -> MapStore:
     """The store of these maps."""
-    run_job(images, store, Teacher(TeacherSpec(**spec)), JobOptions(dtype=dtype, shard_rows=200, workers=1))
+    run_job(images, store, Teacher(TeacherSpec(**spec)), JobOptions(dtype=dtype, shard_rows=200, decoding_processes=1))
     return MapStore(store)
 
 

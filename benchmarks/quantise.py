@@ -23,8 +23,9 @@ from torchvision import transforms as tv
 
 from benchmarks.read import machine
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from recipes.context_digits.demo import TEACHER
 from recipes.context_digits.generate import generate
 from tokenmix_loader import MapStore, align, evidence, mix_scores, mix_targets, normalise, refine, sample_masks, trace
@@ -72,7 +73,9 @@ def extract(folder: Path, kind: str, dtype: str) -> MapStore:
     """The store of this kind and dtype."""
     path = folder / f"{kind}-{dtype}"
     teacher = Teacher(TeacherSpec("test_resnet", crop_mode="squash", kind=kind, **SPEC))  # type: ignore[arg-type]
-    run_job(list_images(folder / "images"), path, teacher, JobOptions(dtype=dtype, shard_rows=200, workers=0))
+    run_job(
+        list_images(folder / "images"), path, teacher, JobOptions(dtype=dtype, shard_rows=200, decoding_processes=0)
+    )
     return MapStore(path)
 
 

@@ -14,9 +14,10 @@ import torch
 from extract.errors import TeacherError
 from extract.images.listing import ImageList
 from extract.job.row_batch import row_batch
+from extract.settings import TeacherSpec
 from extract.teacher.preprocess import Batch, Decoder
 from extract.teacher.presets import make_teacher
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from store import Header, MapStore
 from store.spec import STATUS_OK
 

@@ -25,8 +25,9 @@ from extract.command_line.options import (
 from extract.command_line.terminal import describe_header, say, spell_bytes, user_errors
 
 if TYPE_CHECKING:
-    from extract.job.run import JobOptions, Report
+    from extract.job.run import Report
     from extract.job.signals import StopRequest
+    from extract.settings import JobOptions
     from extract.teacher.timm_teacher import Teacher
 
 WATCH_S = 5.0
@@ -46,7 +47,7 @@ def plan(**given: Any) -> None:
         result = make_plan(images, teacher, options)
         describe_header(result.header)
         click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {spell_bytes(result.nbytes)} in all")
-        click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.workers} processes (measured)")
+        click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.decoding_processes} processes (measured)")
         click.echo(f"teacher   {result.teacher_rate:.1f} img/s on {teacher.device} (measured)")
         click.echo(f"estimate  {result.hours:.2f} hours with one worker")
 
@@ -140,8 +141,9 @@ def import_(form: str, tree: Path, images: Path, store: Path, **given: Any) -> N
     with stop_on_signals() as stop, user_errors():
         from extract.command_line.progress_bar import show_progress
         from extract.images.listing import list_images, refuse_store_inside
-        from extract.job.worker import Worker
-        from extract.published.importing import ImportOptions, import_maps
+        from extract.published.importing import import_maps
+        from extract.settings import ImportOptions
+        from extract.worker import Worker
 
         refuse_store_inside(store, images)
         listed = list_images(images, given.pop("class_map"))
@@ -165,10 +167,10 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
     """The teacher, loaded and checked, and the job's options, from the command line."""
     import torch
 
-    from extract.job.run import JobOptions
-    from extract.job.worker import Worker, local_device
+    from extract.settings import JobOptions, TeacherSpec
     from extract.teacher.presets import apply_preset, make_teacher
-    from extract.teacher.timm_teacher import TeacherSpec, parse_model_arg
+    from extract.teacher.timm_teacher import parse_model_arg
+    from extract.worker import Worker, local_device
 
     _refuse_unused(given)
     names = {field.name for field in dataclasses.fields(TeacherSpec)}
@@ -180,7 +182,7 @@ def prepare(given: dict[str, Any]) -> tuple[Teacher, JobOptions]:
         dtype=given["dtype"],
         shard_rows=given["shard_size"],
         batch_size=given["batch_size"],
-        workers=given["workers"],
+        decoding_processes=given["workers"],
         worker=Worker.parse(given["worker"]) if given.get("worker") else Worker.from_environment(),
         max_errors=given.get("max_errors"),
         extend=given.get("extend", False),

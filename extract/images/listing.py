@@ -56,6 +56,7 @@ class ImageList:
         return {
             "root_name": self.root.resolve().name,
             "class_names": list(self.class_names),
+            "teacher_class": list(range(len(self.class_names))),
             "digest": self.digest,
         }
 

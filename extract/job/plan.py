@@ -12,7 +12,8 @@ import torch
 
 from extract.images.listing import ImageList
 from extract.images.stored_order import in_stored_order, require_same
-from extract.job.run import JobOptions, make_header
+from extract.job.run import make_header
+from extract.settings import JobOptions
 from extract.teacher.preprocess import Decoder
 from extract.teacher.timm_teacher import Teacher
 from store import Header
@@ -44,7 +45,7 @@ def make_plan(images: ImageList, teacher: Teacher, options: JobOptions) -> Plan:
         header=header,
         shards=header.layout.shards,
         nbytes=header.rows * row_nbytes(header),
-        decode_rate=_decode_rate(images, teacher) * max(1, options.workers),
+        decode_rate=_decode_rate(images, teacher) * max(1, options.decoding_processes),
         teacher_rate=_teacher_rate(teacher, min(options.batch_size, options.shard_rows, len(images))),
     )
 

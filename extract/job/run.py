@@ -30,7 +30,7 @@ from extract.job.publisher import Publisher
 from extract.job.row_batch import row_batch
 from extract.job.shard_queue import ShardQueue
 from extract.job.signals import follow_parent
-from extract.job.worker import Worker
+from extract.settings import JobOptions
 from extract.teacher.kinds import Maps
 from extract.teacher.preprocess import Batch, Decoder
 from extract.teacher.timm_teacher import Pending, Teacher
@@ -40,22 +40,8 @@ from store.folder.head import Head, write_head
 from store.format.header import Json
 from store.spec import STATUS_OK
 
-DEFAULT_SHARD_ROWS = 4096
 # Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
 START_METHOD = "fork" if sys.platform == "linux" else None
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How to run; of these only `dtype` and `shard_rows` are part of what is stored."""
-
-    dtype: str = "float16"
-    shard_rows: int = DEFAULT_SHARD_ROWS
-    batch_size: int = 32
-    workers: int = 4
-    worker: Worker = field(default_factory=Worker)
-    extend: bool = False  # add shards for images that are not in the store
-    max_errors: int | None = None  # None: 0.1 % of the rows, rounded up
 
 
 @dataclass
@@ -204,7 +190,7 @@ def _decoded(
     images: ImageList, teacher: Teacher, batches: Iterator[list[int]], progress: Progress, options: JobOptions
 ) -> Iterator[Batch]:
     decoder = Decoder(images, teacher.preprocessing)
-    processes = min(options.workers, math.ceil(progress.total / options.batch_size))
+    processes = min(options.decoding_processes, math.ceil(progress.total / options.batch_size))
     loader: DataLoader[Any] = DataLoader(
         decoder,
         batch_sampler=batches,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from extract.job.worker import Worker
+from extract.worker import Worker
 from store import Header, ShardWriter
 from store.folder.claims import Claim, Listing, list_shards
 from store.format.header import Json

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +16,11 @@ from PIL import Image
 from extract.errors import ImagesError
 from extract.images.listing import ImageList
 from extract.job.publisher import Publisher
-from extract.job.run import DEFAULT_SHARD_ROWS, Progress, Report
+from extract.job.run import Progress, Report
 from extract.job.shard_queue import ShardQueue
-from extract.job.worker import Worker
 from extract.published.exporting import map_paths
 from extract.published.torch_file import read_tensor
+from extract.settings import ImportOptions
 from extract.teacher.preprocess import reason_of
 from store import Header, RowBatch, StoreError, create_store
 from store.folder.files import discard_leftovers
@@ -42,18 +41,6 @@ class TreeFormat(NamedTuple):
 
 # Both are [2, k, h, w]: logits, the largest first, then class numbers. See docs/importing.md.
 FORMATS = {"tokenlabeling": TreeFormat("center", "float16"), "relabel": TreeFormat("squash", "float32")}
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """`view` and `dtype`: the format's where None; `crop_pct`: share of the (short) side that the teacher saw."""
-
-    view: str | None = None
-    crop_pct: float = 1.0
-    dtype: str | None = None
-    shard_rows: int = DEFAULT_SHARD_ROWS
-    worker: Worker = field(default_factory=Worker)
-    max_errors: int | None = None
 
 
 def import_maps(
@@ -109,7 +96,12 @@ def make_import_header(
     view, dtype = FORMATS[form]
     return Header(
         kind="topk",
-        teacher={"name": f"imported from {form} files", "files": _sampled(paths), "logsumexp": "unknown"},
+        teacher={
+            "name": f"imported from {form} files",
+            "classes": len(images.class_names),
+            "files": _sampled(paths),
+            "logsumexp": "unknown",
+        },
         preprocessing={"crop_mode": options.view or view, "crop_pct": options.crop_pct, "source": "stated at import"},
         grid=first.shape[2:],
         dtype=options.dtype or dtype,

@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from extract.settings import TeacherSpec
 from extract.teacher.saliency import NAME as SALIENCY
 from extract.teacher.saliency import SaliencyTeacher
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 
 # Options as `tokenmix extract` takes them; what the user gives goes first.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from extract.errors import TeacherError
+from extract.settings import TeacherSpec
 from extract.teacher.kinds import Maps
 from extract.teacher.preprocess import Preprocessing
-from extract.teacher.timm_teacher import Pending, Teacher, TeacherSpec
+from extract.teacher.timm_teacher import Pending, Teacher
 from store.format.header import Json
 
 NAME = "saliency"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
 from extract.errors import TeacherError
+from extract.settings import TeacherSpec
 from extract.teacher.kinds import CamKind, Kind, Maps, TokenKind
 from extract.teacher.preprocess import Preprocessing
 from extract.teacher.routes import Refusal, Route, choose_route
@@ -44,6 +42,7 @@ FITTING = (
     *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vit_medium_patch16_gap_256", "mixer_b16_224"),
     *("beit_base_patch16_224", "eva02_tiny_patch14_336", "hiera_tiny_224", "caformer_s18", "inception_v3"),
 )
+DEFAULT_TOP_K = 5
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,29 +50,6 @@ AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 RESERVED_ARGS = frozenset(
     {"pretrained", "checkpoint_path", "num_classes", "pretrained_cfg", "pretrained_cfg_overlay", "in_chans"}
 )
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """What the user says about the teacher. Exactly one of `pretrained`, `checkpoint`, `random_weights`."""
-
-    name: str
-    pretrained: bool = False
-    checkpoint: Path | None = None
-    random_weights: int | None = None
-    num_classes: int | None = None
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    input_size: tuple[int, int] | None = None
-    crop_mode: str | None = None
-    crop_pct: float | None = None
-    device: str = "cpu"
-    amp: str = "none"
-    compile: bool = False
-    kind: str = "label"
-    top_k: int = 5
-    cam_stage: str | None = None
-    class_token: bool = False
-    flip_average: bool = False
 
 
 class Pending:
@@ -178,11 +154,12 @@ class Teacher:
             )
         if spec.kind == "topk" and self._route.form == "gradient":
             raise TeacherError(f"--kind topk: expected a head on single tokens, found {self._route}; use --kind label")
-        if spec.kind == "topk" and spec.top_k > self.num_classes:
-            raise TeacherError(f"--top-k {spec.top_k}: expected at most the teacher's {self.num_classes} classes")
+        top_k = spec.top_k or DEFAULT_TOP_K
+        if spec.kind == "topk" and top_k > self.num_classes:
+            raise TeacherError(f"--top-k {top_k}: expected at most the teacher's {self.num_classes} classes")
         if spec.compile:
             self._compile(self._route)
-        return TokenKind(spec.kind, self._route, self._tokens, spec.top_k)
+        return TokenKind(spec.kind, self._route, self._tokens, top_k)
 
     def _compile(self, route: Route) -> None:
         """Compile what gives the tokens; a first try on next to nothing tells whether there is a compiler."""

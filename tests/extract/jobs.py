@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from extract.images.listing import ImageList
-from extract.job.run import JobOptions, Report, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import Report, run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 
 SPEC = TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64), crop_mode="center")
-OPTIONS = JobOptions(shard_rows=5, batch_size=2, workers=0)
+OPTIONS = JobOptions(shard_rows=5, batch_size=2, decoding_processes=0)
 NAMES = {name: [f"{i}.jpg" for i in range(count)] for name, count in (("cat", 6), ("dog", 5), ("eel", 7))}
 
 

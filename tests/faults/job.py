@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions
+from extract.settings import TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 
 torch.set_num_threads(1)  # threads do not survive a fork
 TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
@@ -21,5 +23,5 @@ def extract(
 ) -> None:
     """Fill the store, whatever is there; tells `begun` when it begins. All its processes keep `held` open."""
     begun.set()
-    options = JobOptions(shard_rows=2, batch_size=2, workers=workers, extend=extend)
+    options = JobOptions(shard_rows=2, batch_size=2, decoding_processes=workers, extend=extend)
     run_job(list_images(images), store, TEACHER, options)

@@ -13,8 +13,9 @@ from cli import main
 from extract.audit.run_again import verify_deep
 from extract.errors import TeacherError
 from extract.images.listing import ImageList, list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from store import read_header
 from tests.extract.conftest import MakeFolder
 
@@ -48,7 +49,7 @@ def images(make_folder: MakeFolder) -> ImageList:
 
 
 def extract(images: ImageList, store: Path, kind: str = "label", **changes: Any) -> None:
-    options = JobOptions("uint8" if kind == "uint8" else "float16", shard_rows=2, workers=0)
+    options = JobOptions("uint8" if kind == "uint8" else "float16", shard_rows=2, decoding_processes=0)
     spec = replace(SPEC, kind="label" if kind == "uint8" else kind, **changes)
     run_job(images, store, Teacher(spec), options)
 
@@ -89,7 +90,7 @@ def test_maps_of_other_weights_are_found(images: ImageList, checkpoint: Path, tm
             with torch.no_grad():
                 self.model.fc.weight *= 1.5  # type: ignore[operator,union-attr]
 
-    run_job(images, tmp_path / "maps", Trained(SPEC), JobOptions(shard_rows=2, workers=0))
+    run_job(images, tmp_path / "maps", Trained(SPEC), JobOptions(shard_rows=2, decoding_processes=0))
     report = verify_deep(tmp_path / "maps", images, 2, seed=1, checkpoint=checkpoint)
     assert report.max_error > report.tolerance
     assert len(report.problems) == 2

@@ -17,15 +17,16 @@ from cli import main
 from extract.errors import ImagesError
 from extract.images.listing import ImageList, list_images
 from extract.job.plan import missing_shards
-from extract.job.run import JobOptions, Report, run_job
+from extract.job.run import Report, run_job
 from extract.job.status import read_status
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from store import MapStore, ShardError, StoreError, StoreMismatch, read_header, repair, verify
 from store.index import write_index
 from tests.extract.conftest import MakeFolder
 from tokenmix_loader import MapDataset
 
-OPTIONS = JobOptions(shard_rows=3, batch_size=2, workers=0)
+OPTIONS = JobOptions(shard_rows=3, batch_size=2, decoding_processes=0)
 SPEC = TeacherSpec("test_resnet", random_weights=0, num_classes=2, input_size=(64, 64))
 
 

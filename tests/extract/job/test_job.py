@@ -22,10 +22,10 @@ from extract.errors import ImagesError, TeacherError
 from extract.images.listing import ImageList, list_images
 from extract.job.run import Progress
 from extract.job.signals import stop_on_signals
-from extract.job.worker import Worker
 from extract.teacher.kinds import Maps
 from extract.teacher.preprocess import Decoder
 from extract.teacher.timm_teacher import Pending, Teacher
+from extract.worker import Worker
 from store import MapStore, StoreError, verify
 from store.spec import STATUS_UNREADABLE
 from tests.extract.jobs import SPEC, run, shard_bytes
@@ -52,8 +52,8 @@ def test_stored_is_what_the_teacher_says(images: ImageList, teacher: Teacher, tm
 
 
 def test_same_bytes_with_other_decoding_processes(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
-    run(images, tmp_path / "none", teacher, workers=0)
-    run(images, tmp_path / "two", teacher, workers=2)
+    run(images, tmp_path / "none", teacher, decoding_processes=0)
+    run(images, tmp_path / "two", teacher, decoding_processes=2)
     assert shard_bytes(tmp_path / "none") == shard_bytes(tmp_path / "two")
 
 
@@ -98,7 +98,7 @@ def test_too_many_unreadable_images_fail_but_keep_the_rest(images: ImageList, te
 def test_a_vanished_image_stops_the_job(workers: int, images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
     (images.root / images.keys[12]).unlink()
     with pytest.raises(ImagesError, match="eel/1.jpg.*No such file.*check the mount"):
-        run(images, tmp_path / "maps", teacher, workers=workers, max_errors=99)
+        run(images, tmp_path / "maps", teacher, decoding_processes=workers, max_errors=99)
     assert sorted(shard_bytes(tmp_path / "maps")) == ["shard-00000.h5", "shard-00001.h5"]
 
 
@@ -215,7 +215,7 @@ def job_in_a_child(root: Path, store: Path, progress: Connection) -> None:
 
     torch.set_num_threads(1)
     with stop_on_signals() as stop:
-        report = run(list_images(root), store, Teacher(SPEC), workers=2, on_progress=note, stop=stop)
+        report = run(list_images(root), store, Teacher(SPEC), decoding_processes=2, on_progress=note, stop=stop)
     sys.exit(stop.exit_code if report.stopped else 0)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from extract.images.listing import ImageList, list_images
-from extract.job.worker import Worker
 from extract.teacher.timm_teacher import Teacher
+from extract.worker import Worker
 from store import MapStore, StoreMismatch, verify
 from tests.extract.jobs import SPEC, run, shard_bytes
 
@@ -79,7 +79,7 @@ def test_another_batch_size_and_number_of_workers_resume(images: ImageList, teac
     run(images, tmp_path / "maps", teacher)
     for shard in (1, 3):
         (tmp_path / "maps" / f"shard-{shard:05d}.h5").unlink()
-    assert run(images, tmp_path / "maps", teacher, batch_size=3, workers=2, worker=Worker(1, 2)).complete
+    assert run(images, tmp_path / "maps", teacher, batch_size=3, decoding_processes=2, worker=Worker(1, 2)).complete
     assert verify(tmp_path / "maps").ok
     alone, maps = MapStore(tmp_path / "alone"), MapStore(tmp_path / "maps")
     assert list(maps.keys) == list(alone.keys)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from extract.job.shard_queue import MAX_PAUSE_S, SILENT_S, ShardQueue, Turns
-from extract.job.worker import Worker
+from extract.worker import Worker
 from store import Header, create_store
 from store.folder.claims import list_shards
 
 HEADER = Header(
-    "label", {}, {}, (2, 2), "float16", 60, 10, {"root_name": "images", "class_names": [], "digest": ""}, {}
+    "label", {}, {}, (2, 2), "float16", 60, 10, {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""}, {}
 )
 
 

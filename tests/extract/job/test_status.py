@@ -15,7 +15,7 @@ from extract.job.status import describe, read_status
 from store import Header, StoreError, create_store
 
 HEADER = Header(
-    "label", {}, {}, (2, 2), "float16", 1005, 10, {"root_name": "images", "class_names": [], "digest": ""}, {}
+    "label", {}, {}, (2, 2), "float16", 1005, 10, {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""}, {}
 )
 
 

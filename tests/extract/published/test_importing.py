@@ -19,7 +19,8 @@ from extract.audit.unreadable import drop_repaired
 from extract.errors import ExtractError, ImagesError
 from extract.images.listing import list_images
 from extract.published.exporting import export_tokenlabeling
-from extract.published.importing import ImportOptions, import_maps, view_of
+from extract.published.importing import import_maps, view_of
+from extract.settings import ImportOptions
 from store import MapStore, StoreError, StoreMismatch, verify
 from store.format.sharding import shard_name
 

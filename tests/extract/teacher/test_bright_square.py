@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from extract.images.listing import ImageList
+from extract.settings import TeacherSpec
 from extract.teacher.preprocess import CROP_MODES, Decoder
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from tokenmix_loader import align
 
 SIZES = [(160, 120), (120, 160), (140, 140), (240, 100)]

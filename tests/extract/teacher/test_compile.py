@@ -9,8 +9,9 @@ import pytest
 
 from extract.errors import TeacherError
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from store import MapStore
 from tests.extract.conftest import MakeFolder
 
@@ -29,7 +30,9 @@ def test_compiled_maps_are_the_same(
     images = list_images(make_folder({"a": [f"{i}.jpg" for i in range(4)], "b": ["9.jpg"]}))
     for compiled in (False, True):
         teacher = Teacher(TeacherSpec(name, compile=compiled, **SPEC))
-        run_job(images, tmp_path / str(compiled), teacher, JobOptions(dtype="float32", workers=0, batch_size=3))
+        run_job(
+            images, tmp_path / str(compiled), teacher, JobOptions(dtype="float32", decoding_processes=0, batch_size=3)
+        )
     plain, fast = (MapStore(tmp_path / str(compiled)).read(range(5)) for compiled in (False, True))
     np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
     assert (tmp_path / "cache").exists(), "nothing was compiled"

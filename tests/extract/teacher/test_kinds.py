@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from extract.errors import TeacherError
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, run_job
-from extract.teacher.timm_teacher import Teacher, TeacherSpec
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import Teacher
 from store import MapStore, verify
 from tests.extract.conftest import MakeFolder
 from tests.extract.teacher.models import shaken
@@ -93,7 +94,7 @@ def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, t
     images = list_images(make_folder({"a": ["1.jpg", "2.jpg"], "b": ["3.jpg"]}))
     for kind in ("label", "features"):
         spec = TeacherSpec("test_resnet", kind=kind, num_classes=2, input_size=(64, 64), random_weights=0)
-        run_job(images, tmp_path / kind, Teacher(spec), JobOptions(dtype="float32", workers=0))
+        run_job(images, tmp_path / kind, Teacher(spec), JobOptions(dtype="float32", decoding_processes=0))
         assert verify(tmp_path / kind).ok
     direct, derived = (MapStore(tmp_path / kind).read(range(3)) for kind in ("label", "features"))
     np.testing.assert_allclose(derived, direct, rtol=1e-4, atol=1e-6)

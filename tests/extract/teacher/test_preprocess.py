@@ -70,7 +70,8 @@ def test_border_view_reaches_outside() -> None:
 @pytest.mark.parametrize("name", ["resnet26.bt_in1k", "dm_nfnet_f0.dm_in1k", "test_resnet.r160_in1k"])
 def test_pixels_and_normalisation_are_the_models_own(name: str, make_folder: MakeFolder) -> None:
     """uint8 to the device and normalised there == timm's own evaluation transform, bit for bit."""
-    from extract.teacher.timm_teacher import Teacher, TeacherSpec
+    from extract.settings import TeacherSpec
+    from extract.teacher.timm_teacher import Teacher
 
     if name.startswith("dm_"):
         model: torch.nn.Module = timm.create_model(

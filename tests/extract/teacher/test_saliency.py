@@ -15,10 +15,10 @@ from PIL import Image
 from cli import main
 from extract.errors import TeacherError
 from extract.images.listing import list_images
-from extract.job.run import JobOptions, run_job
+from extract.job.run import run_job
+from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.presets import make_teacher
 from extract.teacher.saliency import SaliencyTeacher
-from extract.teacher.timm_teacher import TeacherSpec
 from store import MapStore, StoreMismatch, verify
 from tests.extract.conftest import MakeFolder
 from tokenmix_loader import evidence
@@ -37,7 +37,7 @@ def test_the_map_is_opencvs_averaged_over_tokens(make_folder: MakeFolder, tmp_pa
     pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a" / "1.png")
     images = list_images(folder)
-    run_job(images, tmp_path / "maps", teacher(input_size=(96, 64)), JobOptions(workers=0, dtype="float32"))
+    run_job(images, tmp_path / "maps", teacher(input_size=(96, 64)), JobOptions(decoding_processes=0, dtype="float32"))
     algorithms: Any = cv2.saliency
     _, whole = algorithms.StaticSaliencyFineGrained_create().computeSaliency(pixels[:, :, ::-1])
     expected = [[whole[y : y + 16, x : x + 16].mean() for x in range(0, 64, 16)] for y in range(0, 96, 16)]
@@ -86,7 +86,7 @@ def test_commands(make_folder: MakeFolder, tmp_path: Path) -> None:
 
 def test_a_broken_off_job_goes_on(make_folder: MakeFolder, tmp_path: Path) -> None:
     images = list_images(make_folder({"a": [f"{i}.jpg" for i in range(6)]}))
-    options = JobOptions(workers=0, shard_rows=2, batch_size=2)
+    options = JobOptions(decoding_processes=0, shard_rows=2, batch_size=2)
     batches = iter([False, False, True])
     first = run_job(images, tmp_path / "maps", teacher(), options, stop=lambda: next(batches, True))
     assert first.stopped

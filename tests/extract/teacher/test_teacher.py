@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from extract.errors import TeacherError
+from extract.settings import TeacherSpec
 from extract.teacher.presets import apply_preset
-from extract.teacher.timm_teacher import Teacher, TeacherSpec, parse_model_arg
+from extract.teacher.timm_teacher import Teacher, parse_model_arg
 from extract.teacher.weights import weights_digest
 
 SMALL: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)

@@ -1,0 +1,65 @@
+"""What a user chooses about an extraction: plain data without heavy imports, as the command line builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extract.worker import Worker
+
+# What `--kind` takes; a test holds it against the kinds that the store knows and those that a teacher can make.
+KINDS = ("label", "topk", "cam", "activation", "features")
+DEFAULT_SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """Which teacher, with which weights and input, and what to make of its tokens; None: the model's own.
+
+    Exactly one of `pretrained`, `checkpoint` and `random_weights` (a seed, for trying out) for a timm model.
+    """
+
+    name: str
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    random_weights: int | None = None
+    num_classes: int | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    input_size: tuple[int, int] | None = None  # height, width in px
+    crop_mode: str | None = None
+    crop_pct: float | None = None
+    device: str = "cpu"
+    amp: str = "none"
+    compile: bool = False
+    kind: str = "label"
+    top_k: int | None = None  # kind topk; None: 5
+    cam_stage: str | None = None  # kind cam
+    class_token: bool = False
+    flip_average: bool = False
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How to run; of these only `dtype` and `shard_rows` are part of what is stored."""
+
+    dtype: str = "float16"
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    batch_size: int = 32
+    decoding_processes: int = 4
+    worker: Worker = field(default_factory=Worker)
+    extend: bool = False  # add shards for images that are not in the store
+    max_errors: int | None = None  # unreadable images to accept; None: 0.1 % of the rows, rounded up
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How published maps are stored; None: as the format's files have it."""
+
+    view: str | None = None
+    crop_pct: float = 1.0  # share of the (shorter) side that the teacher saw
+    dtype: str | None = None
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    worker: Worker = field(default_factory=Worker)
+    max_errors: int | None = None  # as in JobOptions
