@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenmix_loader.scoring.masks import Bools, round_half_up
-from tokenmix_loader.shapes import Grid, require_choice
+from tokenmix_loader.batch import Grid
+from tokenmix_loader.scoring.masks import Bools, count_kept
+from tokenmix_loader.shapes import require_choice
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,7 +30,7 @@ def guided_masks(
         raise ValueError(f"guided_masks: kept: expected a share from 0 to 1, found {kept}; change the setting")
     batch, gh, gw = tokens.shape
     flat = tokens.flatten(1).numpy()
-    count = round_half_up(kept * gh * gw)
+    count = count_kept(kept, (gh, gw))
     by_evidence = np.lexsort((rng.random(flat.shape), -flat), axis=1)
     if kind == "attentive":
         masks = np.zeros(flat.shape, np.bool_)

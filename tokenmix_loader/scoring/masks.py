@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenmix_loader.shapes import Grid, require_choice, require_grid
+from tokenmix_loader.batch import Grid
+from tokenmix_loader.shapes import require_choice, require_grid
 
 Bools = npt.NDArray[np.bool_]
 Window = tuple[slice, slice]
@@ -66,13 +67,13 @@ def sample_masks(
     _check(batch, grid, kind, kept, beta, min_tokens, aspect, per, variant)
     draws = batch if per == "sample" else 1
     shares = [kept] * draws if beta is None else rng.beta(*beta, size=draws).tolist()
-    counts = [round_half_up(share * grid[0] * grid[1]) for share in shares]
+    counts = [count_kept(share, grid) for share in shares]
     if kind == "random":
         masks = _random(rng, counts, grid)
     else:
         shape = _Shape(grid, min_tokens, aspect)
         draw = _released if variant == "released" else _blocks if kind == "block" else _region
-        masks = np.stack([draw(rng, count, shape) for count in counts])
+        masks = np.array([draw(rng, count, shape) for count in counts])
     return torch.from_numpy(masks).expand(batch, *grid)
 
 
@@ -81,9 +82,9 @@ def distinct(masks: torch.Tensor) -> torch.Tensor:
     return masks[:1] if masks.stride(0) == 0 else masks
 
 
-def round_half_up(number: float) -> int:
-    """The nearest whole number, the larger of two."""
-    return math.floor(number + 0.5)
+def count_kept(share: float, grid: Grid) -> int:
+    """The number of tokens nearest to a share of the grid; the larger one of two."""
+    return math.floor(share * (grid[0] * grid[1]) + 0.5)
 
 
 def _random(rng: np.random.Generator, counts: Sequence[int], grid: Grid) -> Bools:
@@ -124,12 +125,14 @@ def _fill(rng: np.random.Generator, window: Bools, limit: int) -> int:
 
     Where more than `limit` would be, it is the first or, with equal odds, the last of them in row order.
     """
+    free = window.size - int(np.count_nonzero(window))
+    if free <= limit:
+        window[:] = True
+        return free
     rows, columns = (~window).nonzero()
-    if len(rows) > limit:
-        chosen = slice(len(rows) - limit, None) if rng.random() < 0.5 else slice(limit)
-        rows, columns = rows[chosen], columns[chosen]
-    window[rows, columns] = True
-    return len(rows)
+    chosen = slice(free - limit, None) if rng.random() < 0.5 else slice(limit)
+    window[rows[chosen], columns[chosen]] = True
+    return limit
 
 
 def _released(rng: np.random.Generator, kept: int, shape: _Shape) -> Bools:

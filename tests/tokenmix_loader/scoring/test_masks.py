@@ -24,7 +24,7 @@ def test_every_mask_keeps_exactly_its_count(
     masks = sample_masks(rng(seed), 5, grid, kind, kept=kept, min_tokens=min_tokens)
     assert masks.shape == (5, *grid)
     assert masks.dtype == torch.bool
-    assert (masks.sum((1, 2)) == math.floor(kept * grid[0] * grid[1] + 0.5)).all()
+    assert (masks.sum((1, 2)) == math.floor(kept * (grid[0] * grid[1]) + 0.5)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +148,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
 def test_guided_masks_keep_exactly_their_count(kind: str, grid: tuple[int, int], kept: float, seed: int) -> None:
     tokens = torch.rand(4, *grid, generator=torch.Generator().manual_seed(seed)) * (seed % 3)
     masks = guided_masks(rng(seed), tokens, kind, kept=kept)
-    count = math.floor(kept * grid[0] * grid[1] + 0.5)
+    count = math.floor(kept * (grid[0] * grid[1]) + 0.5)
     assert (masks.sum((1, 2)) == count).all()
     if kind == "peak" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the partner's peak is pasted
         peaks = tokens.flip(0).flatten(1).argmax(1, keepdim=True)
