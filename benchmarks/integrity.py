@@ -174,8 +174,15 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
     """Random rows, one of them unreadable; `before` of them, if any, before an extension."""
     rng = np.random.default_rng(0)
     keys, labels = [f"class/image {row}.jpg" for row in range(ROWS)], np.arange(ROWS, dtype=np.int32)
-    dataset = {"root_name": "train", "class_names": ["class"] * ROWS, "digest": list_digest(keys, labels)}
-    header = Header(kind, {"name": "none"}, {}, GRID, dtype, ROWS, SHARD_ROWS, dataset, {"h5py": "3"}, depth)
+    dataset = {
+        "root_name": "train",
+        "class_names": ["class"] * ROWS,
+        "teacher_class": list(range(ROWS)),
+        "digest": list_digest(keys, labels),
+    }
+    header = Header(
+        kind, {"name": "none", "classes": ROWS}, {}, GRID, dtype, ROWS, SHARD_ROWS, dataset, {"h5py": "3"}, depth
+    )
     if before:
         header = replace(header, earlier=((before, list_digest(keys[:before], labels[:before])),))
         create_store(path, header.before(0))

@@ -79,7 +79,7 @@ def write_ours(path: Path, maps: Maps, shards: int = SHARDS, dtype: str = "float
     rows, *grid = maps.shape
     keys = [f"class{row % 1000:04d}/image{row:07d}.jpg" for row in range(rows)]
     labels = np.arange(rows, dtype=np.int32) % 1000
-    dataset = {"root_name": "synthetic", "class_names": [], "digest": list_digest(keys, labels)}
+    dataset = {"root_name": "synthetic", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, (grid[0], grid[1]), dtype, rows, -(-rows // shards), dataset, {})
     create_store(path, header)
     for shard in range(header.layout.shards):

@@ -33,7 +33,7 @@ BLOCK = 4096  # bytes of zeros that become a hole
 STEPS = {
     "status": "from extract.job.status import read_status; assert read_status(Path(path)).complete",
     "plan": (
-        "from extract.job.shard_queue import ShardQueue; from extract.job.worker import Worker\n"
+        "from extract.job.shard_queue import ShardQueue; from extract.worker import Worker\n"
         "from store import read_header\n"
         "queue = ShardQueue(Path(path), read_header(path), Worker(3, 1000)); assert queue.take() is None"
     ),
@@ -64,7 +64,7 @@ def write_store(path: Path, rows: int) -> Header:
     """A complete store through the real writer; after each shard its zeros become holes."""
     keys = [f"n{row // 1300:08d}/n{row // 1300:08d}_{row}.JPEG" for row in range(rows)]
     labels = (np.arange(rows) // 1300).astype(np.int32)
-    dataset = {"root_name": "train", "class_names": [], "digest": list_digest(keys, labels)}
+    dataset = {"root_name": "train", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, GRID, "float16", rows, SHARD_ROWS, dataset, {})
     create_store(path, header)
     for shard in range(header.layout.shards):

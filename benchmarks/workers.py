@@ -106,7 +106,7 @@ def sparse_store(path: Path, nbytes: int, side: int = 256, shard_rows: int = 409
     """A store of zero maps of which only the structures are on the disk; digests are zero, so it is not looked at."""
     rows = -(-nbytes // (2 * side * side))
     keys, labels = [f"a/{row}" for row in range(rows)], np.zeros(rows, np.int32)
-    dataset = {"root_name": "sparse", "class_names": [], "digest": list_digest(keys, labels)}
+    dataset = {"root_name": "sparse", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, (side, side), "float16", rows, shard_rows, dataset, {})
     create_store(path, header)
     for shard in range(header.layout.shards):

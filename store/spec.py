@@ -49,11 +49,14 @@ KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "topk": (("topk_logit", "dhw"), ("topk_class", "dhw"), ("logsumexp", "hw")),
     "features": (("features", "dhw"),),
 }
+# Its maps say nothing of classes, so the teacher need not know those of the dataset.
+CLASS_AGNOSTIC_KIND = "activation"
 NEVER_NEGATIVE = ("label_cam", "activation")
 MAY_BE_UNKNOWN = "logsumexp"  # all NaN in a row: imported maps lack the logits of the other classes
 # Of dtype uint8, behind the one plane of the payload: value = scale * steps + offset.
 SCALE_OFFSET = Field("scale_offset", np.dtype("<f2"), (2,))
-CLASS_DTYPES = (np.dtype("<u2"), np.dtype("<i4"))  # of topk_class: up to 65,536 classes, and beyond
+CLASS_DTYPES = (np.dtype("<u2"), np.dtype("<i4"))  # of topk_class: up to 65,536 outputs of the teacher, and beyond
+MAX_OUTPUTS = 1 << 31
 
 # The columns that every kind has, in the order of the digest.
 COLUMNS = (
@@ -70,9 +73,12 @@ TEXTS: Mapping[str, int] = {"key": MAX_KEY_NBYTES, "error": MAX_ERROR_NBYTES}
 MAPPED_COLUMN = "view"
 
 
-def payload_fields(kind: str, dtype: str, extents: Mapping[str, int], classes: int) -> tuple[Field, ...]:
-    """The payload datasets of a kind; `extents` gives the length of each letter, {"d": 1, "h": 18, "w": 18}."""
-    dtypes = {"topk_class": CLASS_DTYPES[classes > 1 << 16]}
+def payload_fields(kind: str, dtype: str, extents: Mapping[str, int], outputs: int) -> tuple[Field, ...]:
+    """The payload datasets of a kind; `extents` gives the length of each letter, {"d": 1, "h": 18, "w": 18}.
+
+    `outputs`: how many the teacher has, of which `topk_class` names some.
+    """
+    dtypes = {"topk_class": CLASS_DTYPES[outputs > 1 << 16]}
     planes = tuple(
         Field(name, dtypes.get(name, DTYPES[dtype]), tuple(extents[letter] for letter in letters))
         for name, letters in KINDS[kind]

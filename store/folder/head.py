@@ -22,7 +22,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 class Head(NamedTuple):
-    """logits = features @ weight.T + bias; weight float32 [K, C], bias float32 [K]."""
+    """logits = features @ weight.T + bias; weight float32 [O, C], bias float32 [O], for the teacher's O outputs."""
 
     weight: Float32
     bias: Float32
@@ -50,10 +50,10 @@ def read_head(path: StrPath, header: Header) -> Head:
     if not is_sealed(file_path):
         raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
     expected = header.digest_of(0).encode()
-    k = len(arrays[0]) if arrays else 0
-    if digest != expected or [a.shape for a in arrays] != [(k, header.depth), (k,)]:
+    outputs = header.outputs
+    if digest != expected or [a.shape for a in arrays] != [(outputs, header.depth), (outputs,)]:
         raise ShardError(
-            f"{file_path}: expected weight [K, {header.depth}] and bias [K] of this store, found another head; "
-            f"{_REMEDY}"
+            f"{file_path}: expected weight [{outputs}, {header.depth}] and bias [{outputs}] of this store, "
+            f"found another head; {_REMEDY}"
         )
     return Head(*arrays)

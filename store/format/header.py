@@ -10,16 +10,19 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from store.errors import StoreError, StoreMismatch
 from store.format.sharding import Layout
 from store.spec import (
+    CLASS_AGNOSTIC_KIND,
     COLUMNS,
     DIGEST,
     DTYPES,
     FORMAT_NAME,
     FORMAT_VERSION,
     KINDS,
+    MAX_OUTPUTS,
     MAX_SHARDS,
     Field,
     has_depth,
@@ -35,9 +38,9 @@ _NO_DIGEST = "0" * 64
 class Header:
     """The plan and the origin of a store; h, w is the teacher's grid, `depth` is k of kind topk, C of features, else 1.
 
-    `teacher` and `preprocessing` are opaque here and compared field by field. `versions` and the name of the
-    image folder inform and are never compared: another machine may resume. Raises StoreError for a field that
-    cannot be.
+    `teacher` and `preprocessing` are compared field by field and, but for `teacher["classes"]`, the number of the
+    teacher's outputs, not looked at. `versions` and the name of the image folder inform and are never compared:
+    another machine may resume. Raises StoreError for a field that cannot be.
     """
 
     kind: str
@@ -65,7 +68,9 @@ class Header:
         object.__setattr__(self, "grid", tuple(_expect_count("grid", n) for n in self.grid))
         for name in ("teacher", "preprocessing", "dataset", "versions"):
             object.__setattr__(self, name, _plain_mapping(name, getattr(self, name)))
+        _expect_outputs(self.kind, self.teacher)
         _expect_dataset(self.dataset)
+        _expect_teacher_class(self.kind, self.dataset, self.outputs)
         if self.depth != 1 and not has_depth(self.kind):
             raise _fault("depth", f"1 for kind {self.kind}", self.depth)
         object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
@@ -77,6 +82,18 @@ class Header:
         """SHA-256, in hex, of the canonical JSON of all that decides the content; every shard carries it."""
         canonical = json.dumps(_content(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the teacher has; 0 where it has none, or nothing is said of them."""
+        return int(self.teacher.get("classes", 0))  # type: ignore[arg-type]
+
+    @cached_property
+    def teacher_class(self) -> npt.NDArray[np.int64]:
+        """int64 [K]: the output of the teacher that shows each class of the dataset; [0] where none does."""
+        outputs = np.array(self.dataset["teacher_class"], dtype=np.int64)
+        outputs.flags.writeable = False
+        return outputs
 
     @cached_property
     def layout(self) -> Layout:
@@ -118,8 +135,7 @@ class Header:
 
     def _payload_of(self, dtype: str) -> tuple[Field, ...]:
         h, w = self.grid
-        classes = len(self.dataset["class_names"])  # type: ignore[arg-type]
-        return payload_fields(self.kind, dtype, {"d": self.depth, "h": h, "w": w}, classes)
+        return payload_fields(self.kind, dtype, {"d": self.depth, "h": h, "w": w}, self.outputs)
 
     def to_json(self) -> str:
         """The text of `store.json`."""
@@ -213,9 +229,26 @@ def _expect_count(name: str, value: object) -> int:
 
 
 def _expect_dataset(dataset: Mapping[str, Json]) -> None:
-    for name, kind in (("root_name", str), ("class_names", list), ("digest", str)):
+    for name, kind in (("root_name", str), ("class_names", list), ("teacher_class", list), ("digest", str)):
         if not isinstance(dataset.get(name), kind):
             raise _fault(f"dataset.{name}", f"a {kind.__name__}", dataset.get(name, _ABSENT))
+
+
+def _expect_outputs(kind: str, teacher: Mapping[str, Any]) -> None:
+    """Kinds with a depth keep what depends on the number of outputs: names of them, or a weight for each."""
+    least = int(has_depth(kind))
+    found = teacher.get("classes", _ABSENT if least else 0)
+    if type(found) is not int or not least <= found <= MAX_OUTPUTS:
+        raise _fault("teacher.classes", f"the number of the teacher's outputs, >= {least} for kind {kind}", found)
+
+
+def _expect_teacher_class(kind: str, dataset: Mapping[str, Any], outputs: int) -> None:
+    entries, k = dataset["teacher_class"], len(dataset["class_names"])
+    if len(entries) != k and (entries or kind != CLASS_AGNOSTIC_KIND):
+        raise _fault("dataset.teacher_class", f"one output of the teacher for each of {k} classes", entries)
+    most = outputs or MAX_OUTPUTS
+    if not all(type(entry) is int and 0 <= entry < most for entry in entries):
+        raise _fault("dataset.teacher_class", f"outputs of the teacher, whole numbers from 0 to {most - 1}", entries)
 
 
 def _expect_earlier(value: object, rows: int) -> tuple[tuple[int, str], ...]:

@@ -26,6 +26,7 @@ from store.spec import (
     STATUS_OK,
     STATUSES,
     TEXTS,
+    has_depth,
 )
 
 Array = npt.NDArray[Any]
@@ -138,7 +139,11 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
         negative = table[SCALE_OFFSET.name] < 0
         negative[:, 1] &= header.payload[0].name in NEVER_NEGATIVE
         rules.append((negative.any(axis=1), f"{SCALE_OFFSET.name}: expected no negative number"))
+    if has_depth(header.kind):
+        rules.append((_outside(table["label"], len(header.teacher_class)), "label: expected a class of the dataset"))
     if "topk_logit" in table:
+        strange = _outside(table["topk_class"], header.outputs).reshape(len(status), -1)
+        rules.append((strange.any(axis=1), f"topk_class: expected outputs of the teacher, below {header.outputs}"))
         with np.errstate(invalid="ignore"):  # of inf, which has a rule of its own
             rises = np.diff(table["topk_logit"].astype(np.float32), axis=1) > 0
         ordered = np.sort(table["topk_class"], axis=1)
@@ -148,6 +153,12 @@ def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
     for broken, rule in rules:
         for row in np.flatnonzero(broken).tolist():
             yield row, rule
+
+
+def _outside(numbers: Array, end: int) -> npt.NDArray[np.bool_]:
+    """Which numbers are not in [0, end)."""
+    found: npt.NDArray[np.bool_] = (numbers < 0) | (numbers >= end)
+    return found
 
 
 def row_digests(header: Header, table: Table) -> npt.NDArray[np.uint64]:

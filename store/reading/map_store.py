@@ -114,16 +114,17 @@ class MapStore:
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
 
-        Of kinds label, cam and activation it is what is stored; of kind topk the logit of the row's label where
-        that is among the token's top k, else 0; of kind features the label's logit by the head's weights, at the
-        price of reading all features. IndexError for a row outside [0, N).
+        Of kinds label, cam and activation it is what is stored; of kind topk the logit of the teacher's output for
+        the row's label where that is among the token's top k, else 0; of kind features that output's logit by the
+        head's weights, at the price of reading all features. IndexError for a row outside [0, N), StoreError for
+        a label that is no class of the dataset.
         """
         if self.kind == "features":
             return self._label_of_features(_as_rows(rows))
         if self.kind == "topk":
             logits, classes = self.read_topk(rows)
-            label = self.labels[_as_rows(rows)]
-            found: Array = np.where(classes == label[:, None, None, None], logits, 0).sum(axis=1, dtype=logits.dtype)
+            output = self._outputs_of(_as_rows(rows))
+            found: Array = np.where(classes == output[:, None, None, None], logits, 0).sum(axis=1, dtype=logits.dtype)
             return found
         return self._reader(_PLANES, "read").take(_as_rows(rows))
 
@@ -177,12 +178,12 @@ class MapStore:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int32]:
-        """The dataset's labels [N]."""
+        """The dataset's own class of each row [N]."""
         return self._column("label")
 
     @cached_property
     def predictions(self) -> npt.NDArray[np.int32]:
-        """The teacher's top-1 [N]."""
+        """The teacher's top-1 [N], one of its outputs; -1 where there is none."""
         return self._column("prediction")
 
     @cached_property
@@ -203,12 +204,23 @@ class MapStore:
         return dict(zip(rows.tolist(), _texts(texts[rows].tolist()), strict=True))
 
     def _label_of_features(self, rows: Rows) -> Array:
-        label = self.labels[rows]
+        output = self._outputs_of(rows)
         features = self.read_features(rows).astype(np.float32)
-        logits = np.einsum("bchw,bc->bhw", features, self.head.weight[label]) + self.head.bias[label][:, None, None]
+        logits = np.einsum("bchw,bc->bhw", features, self.head.weight[output]) + self.head.bias[output][:, None, None]
         logits[self.statuses[rows] != STATUS_OK] = 0
         found: Array = logits.astype(self.header.dtype)
         return found
+
+    def _outputs_of(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """The teacher's output for the label of each of rows [B]."""
+        labels, classes = self.labels[rows], self.header.teacher_class
+        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+            if not 0 <= label < len(classes):
+                raise StoreError(
+                    f"{self._folder}: row {row}: expected a label below {len(classes)}, found {label}; run "
+                    "`tokenmix verify`"
+                )
+        return classes[labels]
 
     def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
         """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""

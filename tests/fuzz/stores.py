@@ -239,7 +239,7 @@ def another_header(path: Path, rng: Rng) -> None:
 VALUES: tuple[Any, ...] = (
     0, 1, 2, -1, 7, 17, 18, 1 << 31, 1 << 62, 1 << 200, 1e308, 0.5, True, None, "", "x", "float32", "uint8", "topk",
     "features", "cam", [], [1], [3, 5], [5, 3], [1 << 40, 1 << 40], ["a"] * 70_000, {}, {"digest": 3},
-    {"root_name": "x", "class_names": [], "digest": "0"}, {"a": [[[[[[]]]]]]},
+    {"root_name": "x", "class_names": [], "teacher_class": [], "digest": "0"}, {"a": [[[[[[]]]]]]},
 )  # fmt: skip
 
 CHANGES: tuple[Change, ...] = (

@@ -24,9 +24,11 @@ def write_perfect_maps(store: Path, images: Path, *, topk: bool = False) -> None
     labels = np.array([int(key[0]) for key in keys], np.int32)
     masks = [Image.open(images.parent / "masks" / key.replace(".jpg", ".png")) for key in keys]
     maps = np.stack([np.asarray(mask.resize(GRID, Image.Resampling.BOX), np.float16) for mask in masks])
-    dataset = {"root_name": "images", "class_names": [], "digest": list_digest(keys, labels)}
+    names = [str(i) for i in range(10)]
+    digest = list_digest(keys, labels)
+    dataset = {"root_name": "images", "class_names": names, "teacher_class": list(range(10)), "digest": digest}
     kind, depth = ("topk", 2) if topk else ("label", 1)
-    header = Header(kind, {"name": "perfect"}, {}, GRID, "float16", ROWS, ROWS, dataset, {}, depth)
+    header = Header(kind, {"name": "perfect", "classes": 10}, {}, GRID, "float16", ROWS, ROWS, dataset, {}, depth)
     create_store(store, header)
     two = np.stack((labels, (labels + 1) % 10), axis=1)[:, :, None, None] + np.zeros(GRID)
     logits = maps.astype(np.float32) / 25.5

@@ -50,18 +50,32 @@ def part(batch: RowBatch, start: int, stop: int) -> RowBatch:
     return RowBatch(payload={name: a[start:stop] for name, a in batch.payload.items()}, **columns)
 
 
+CLASS_NAMES = [f"animal {i}" for i in range(10)]
+
+
+def dataset_of(batch: RowBatch, teacher_class: Sequence[int] = range(10)) -> dict[str, Any]:
+    """The header's field for these rows, of ten classes."""
+    digest = list_digest(batch.key, batch.label)
+    return {
+        "root_name": "animals",
+        "class_names": CLASS_NAMES,
+        "teacher_class": list(teacher_class),
+        "digest": digest,
+    }
+
+
 def make_header(batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
     """A header that fits the rows."""
     logits = next(iter(batch.payload.values()))
     header = Header(
         kind="label",
-        teacher={"name": "resnet26", "source": "random", "parameters": 16_000_000},
+        teacher={"name": "resnet26", "source": "random", "parameters": 16_000_000, "classes": 10},
         preprocessing={"input_size": (288, 288), "mean": (0.485, 0.456, 0.406)},
         grid=logits.shape[-2:],
         dtype=str(logits.dtype),
         rows=len(batch.key),
         shard_rows=shard_rows,
-        dataset={"root_name": "animals", "class_names": ["cat"], "digest": list_digest(batch.key, batch.label)},
+        dataset=dataset_of(batch),
         versions={"h5py": "3"},
     )
     return replace(header, **changes)

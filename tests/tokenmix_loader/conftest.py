@@ -1,5 +1,5 @@
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
         rows: Mapping[str, int],
         unreadable: tuple[str, ...] = (),
         payload: Mapping[str, npt.NDArray[Any]] | None = None,
+        class_names: Sequence[str] = CLASSES,
         **fields: Any,
     ) -> MapStore:
         """`payload` and `fields` of the header: of another kind than label."""
@@ -87,9 +88,10 @@ def make_store(tmp_path: Path) -> StoreMaker:
         for values in given.values():
             values[bad] = 0
         common: dict[str, Any] = {
-            "kind": "label", "teacher": {"name": "quadrants"}, "preprocessing": {}, "grid": GRID, "dtype": "float16",
-            "rows": n, "shard_rows": 8, "versions": {},
-            "dataset": {"root_name": "images", "class_names": CLASSES, "digest": list_digest(keys, labels)},
+            "kind": "label", "teacher": {"name": "quadrants", "classes": len(class_names)}, "preprocessing": {},
+            "grid": GRID, "dtype": "float16", "rows": n, "shard_rows": 8, "versions": {},
+            "dataset": {"root_name": "images", "class_names": class_names,
+                        "teacher_class": list(range(len(class_names))), "digest": list_digest(keys, labels)},
         }  # fmt: skip
         header = Header(**common | fields)
         path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}"

@@ -14,7 +14,7 @@ import pytest
 
 from store import Header, RowBatch, StoreError, StoreMismatch, create_store, read_header
 from store.format.rows import list_digest
-from tests.store.conftest import make_header, make_rows
+from tests.store.conftest import CLASS_NAMES, make_header, make_rows
 
 HEADER = make_header(make_rows(17), 6)
 
@@ -40,7 +40,18 @@ def test_another_machine_resumes(tmp_path: Path) -> None:
         ("teacher.name", {"teacher": {**HEADER.teacher, "name": "x"}}, "'resnet26'", "'x'"),
         ("teacher.parameters", {"teacher": {**HEADER.teacher, "parameters": 16e6}}, "16000000", "16000000.0"),
         ("preprocessing.crop", {"preprocessing": {**HEADER.preprocessing, "crop": 1}}, "'(absent)'", "1"),
-        ("dataset.class_names", {"dataset": {**HEADER.dataset, "class_names": ["x"] * 999}}, "['cat']", "['x', 'x'"),
+        (
+            "dataset.teacher_class",
+            {"dataset": {**HEADER.dataset, "teacher_class": [*range(9, -1, -1)]}},
+            f"{[*range(10)]}",
+            "[9,",
+        ),
+        (
+            "dataset.class_names",
+            {"dataset": {**HEADER.dataset, "class_names": ["x"] * 10}},
+            str(CLASS_NAMES),
+            "['x', 'x'",
+        ),
     ],
 )
 def test_another_configuration(tmp_path: Path, field: str, changes: dict[str, Any], stored: str, given: str) -> None:
@@ -51,6 +62,19 @@ def test_another_configuration(tmp_path: Path, field: str, changes: dict[str, An
     assert [line for line in lines if line.startswith("  ")] == [lines[1]]
     assert lines[1].startswith(f"  {field}: stored {stored}, given {given}")
     assert len(lines[1]) < 300
+
+
+def teacher_class(outputs: list[Any], **changes: Any) -> dict[str, Any]:
+    return {"dataset": {**HEADER.dataset, "teacher_class": outputs}, **changes}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in HEADER.dataset.items() if key != name}
+
+
+def test_maps_without_classes_need_no_teacher_class() -> None:
+    header = replace(HEADER, kind="activation", teacher={}, **teacher_class([]))
+    assert (header.outputs, header.teacher_class.tolist()) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +91,20 @@ def test_another_configuration(tmp_path: Path, field: str, changes: dict[str, An
         ({"teacher": {"path": Path("x")}}, "teacher: expected finite JSON"),
         ({"teacher": {"name": "\udcff"}}, "teacher: expected finite JSON"),
         ({"dataset": {"root_name": "x"}}, "dataset.class_names: expected a list"),
+        ({"dataset": without("teacher_class")}, "dataset.teacher_class: expected a list, found '.absent.'"),
+        (teacher_class([*range(9)]), "dataset.teacher_class: expected one output .* each of 10 classes"),
+        (teacher_class([]), "dataset.teacher_class: expected one output"),
+        (teacher_class([*range(9)], kind="activation"), "dataset.teacher_class: expected one output"),
+        (teacher_class([*range(9), 10]), "dataset.teacher_class: expected outputs .* from 0 to 9"),
+        (teacher_class([*range(9), -1]), "dataset.teacher_class: expected outputs"),
+        (teacher_class([*range(9), 1.0]), "dataset.teacher_class: expected outputs"),
+        (teacher_class([*range(9), True]), "dataset.teacher_class: expected outputs"),
+        (teacher_class([*range(9), 1 << 31], teacher={}), "dataset.teacher_class: expected outputs"),
+        ({"teacher": {"classes": -1}}, "teacher.classes: expected .* >= 0 for kind label, found -1"),
+        ({"teacher": {"classes": 10.0}}, "teacher.classes: expected"),
+        ({"teacher": {"classes": 1 << 32}}, "teacher.classes: expected"),
+        ({"teacher": {}, "kind": "topk"}, "teacher.classes: expected .* >= 1 for kind topk, found '.absent.'"),
+        ({"teacher": {"classes": 0}, "kind": "features"}, "teacher.classes: expected .* >= 1 for kind features"),
     ],
 )
 def test_fields_that_cannot_be(changes: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from store import Header, MapStore, RowBatch, StoreError, verify
 from store.folder.head import Head, write_head
 from store.format.sharding import shard_name
-from tests.store.conftest import make_rows, reseal, write_store
+from tests.store.conftest import dataset_of, make_rows, reseal, write_store
 
 ROWS, K, GRID = 7, 3, (2, 4)
 DEPTHS = {"label": 1, "cam": 1, "activation": 1, "topk": K, "features": 5}
@@ -78,14 +78,60 @@ def test_topk_read_is_the_labels_logit_where_it_is_among_the_k(tmp_path: Path) -
     assert np.array_equal(store.read_row(5), expected[5])
 
 
+TEACHER_CLASS = (17, 3, 12, 0, 5, 19, 8, 1, 9, 6)  # of 20 outputs
+
+
+@pytest.mark.parametrize("kind", ["topk", "features"])
+def test_a_teacher_with_more_outputs_in_another_order(tmp_path: Path, kind: str) -> None:
+    """`label` is the dataset's own class; maps are of the output that the header names for it."""
+    batch, weight = batch_of(kind), np.arange(100, dtype=np.float32).reshape(20, 5)
+    if kind == "topk":
+        outputs = np.array(TEACHER_CLASS, np.uint16)[batch.label]
+        classes = batch.payload["topk_class"] + np.uint16(10)
+        classes[:, 1] = outputs[:, None, None]
+        classes[:, 0] = np.where(classes[:, 0] == classes[:, 1], 2, classes[:, 0])
+        classes[:, 2] = np.where(classes[:, 2] == classes[:, 1], 2, classes[:, 2])
+        batch.payload["topk_class"][:] = classes  # type: ignore[index]
+        batch.payload["topk_class"][4] = 0  # type: ignore[index]
+    fields = {"teacher": {"classes": 20}, "dataset": dataset_of(batch, TEACHER_CLASS)}
+    header = write_store(tmp_path / "maps", batch, 3, **header_of(kind) | fields)
+    if kind == "features":
+        write_head(tmp_path / "maps", header, Head(weight, np.arange(20, dtype=np.float32)))
+    assert verify(tmp_path / "maps").ok
+    store, rows = MapStore(tmp_path / "maps"), np.arange(ROWS)
+    assert header.outputs == 20
+    assert header.teacher_class.tolist() == list(TEACHER_CLASS)
+    assert np.array_equal(store.labels, batch.label)
+    if kind == "topk":
+        expected = batch.payload["topk_logit"][:, 1]
+    else:
+        mapped = np.array(TEACHER_CLASS)[batch.label]
+        features = batch.payload["features"].astype(np.float32)
+        expected = np.einsum("bchw,bc->bhw", features, weight[mapped]) + mapped[:, None, None]
+        expected[4] = 0
+    np.testing.assert_allclose(store.read(rows), expected, rtol=2**-10)
+
+
+@pytest.mark.parametrize("kind", ["topk", "features"])
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_is_no_class_of_the_dataset(tmp_path: Path, kind: str, label: int) -> None:
+    batch = batch_of(kind)
+    batch.label[2] = label
+    with pytest.raises(StoreError, match="row 2 of the batch.*label: expected a class of the dataset"):
+        write_store(tmp_path / "refused", batch, ROWS, **header_of(kind))
+    make_store(tmp_path / "maps", kind)
+    with h5py.File(tmp_path / "maps" / shard_name(0), "r+") as shard:
+        shard["label"][2] = label
+    assert any("label: expected a class" in problem.message for problem in verify(tmp_path / "maps").problems)
+    with pytest.raises(StoreError, match=f"row 2: expected a label below 10, found {label}"):
+        MapStore(tmp_path / "maps", check=False).read([0, 2])
+
+
 @pytest.mark.parametrize(("classes", "dtype"), [(65_536, "uint16"), (65_537, "int32")])
 def test_class_numbers_of_any_size(tmp_path: Path, classes: int, dtype: str) -> None:
-    names = {"root_name": "x", "class_names": [""] * classes}
     batch = batch_of("topk", topk_class=payload_of("topk")["topk_class"].astype(dtype))
     batch.payload["topk_class"][0, 0] = classes - 1
-    header = write_store(tmp_path / "plain", make_rows(ROWS, GRID), 3)
-    dataset = dict(header.dataset) | names
-    write_store(tmp_path / "maps", batch, 3, **header_of("topk"), dataset=dataset)
+    write_store(tmp_path / "maps", batch, 3, **header_of("topk"), teacher={"classes": classes})
     found = MapStore(tmp_path / "maps").read_topk([0])[1][0, 0]
     assert found.dtype == dtype
     assert (found == classes - 1).all()
@@ -113,6 +159,7 @@ def test_a_method_of_another_kind_is_refused(tmp_path: Path, kind: str, method: 
         ("activation", "activation", -1, "expected no negative number"),
         ("topk", "topk_logit", 99, "expected the largest first"),
         ("topk", "topk_class", payload_of("topk")["topk_class"][1, 0, -1, -1], "expected every class once"),
+        ("topk", "topk_class", 10, "expected outputs of the teacher, below 10"),
         ("topk", "logsumexp", np.inf, "expected finite numbers"),
     ],
 )
@@ -129,7 +176,18 @@ def test_rules_hold_for_writers_and_verify(tmp_path: Path, kind: str, name: str,
 
 def test_depth_belongs_to_topk_and_features() -> None:
     with pytest.raises(StoreError, match="depth: expected 1 for kind label"):
-        Header("label", {}, {}, GRID, "float16", 1, 1, {"root_name": "", "class_names": [], "digest": ""}, {}, 5)
+        Header(
+            "label",
+            {},
+            {},
+            GRID,
+            "float16",
+            1,
+            1,
+            {"root_name": "", "class_names": [], "teacher_class": [], "digest": ""},
+            {},
+            5,
+        )
 
 
 def test_features_read_is_the_labels_logit_by_the_head(tmp_path: Path) -> None:

@@ -34,7 +34,10 @@ def make_topk(make_store: StoreMaker) -> MakeTopk:
             "logsumexp": np.log(np.exp(logits).sum(1)).astype(np.float32),
         }
         rows = {f"{i}.jpg": int(label) for i, label in enumerate(LABELS)}
-        store: MapStore = make_store(rows, payload=payload, kind="topk", depth=TOP, dtype="float32", **fields)
+        names = [str(i) for i in range(CLASSES)]
+        store: MapStore = make_store(
+            rows, payload=payload, class_names=names, kind="topk", depth=TOP, dtype="float32", **fields
+        )
         return store
 
     return make
