@@ -135,7 +135,7 @@ def test_what_no_map_covers_gets_the_label(store: MapStore) -> None:
 
 def test_imported_maps_count_other_classes_as_0(make_topk: MakeTopk) -> None:
     logits = random_logits(4)
-    store = make_topk(logits, teacher={"name": "imported", "logsumexp": "unknown"})
+    store = make_topk(logits, teacher={"name": "imported", "classes": CLASSES, "classes": CLASSES, "logsumexp": "unknown"})
     cut = np.where(logits >= np.sort(logits, axis=1)[:, -TOP, None], logits, 0)
     found = probabilities(store, whole(), pooled=True)[:, 0]
     np.testing.assert_allclose(found, torch.from_numpy(cut.mean((2, 3))).softmax(1), atol=1e-5)
