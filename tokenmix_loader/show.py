@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
 from tokenmix_loader.batch import NO_MAP, MapTarget
-from tokenmix_loader.join.dataset import check_size, join
+from tokenmix_loader.join.rows import check_size, find_rows
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.masks import sample_masks
 from tokenmix_loader.scoring.targets import mix_scores
@@ -63,7 +63,7 @@ def draw_pairs(
     store cannot be read.
     """
     maps = MapStore(store)
-    rows = join(images.keys, images.labels, maps)
+    rows = find_rows(images.keys, images.labels, maps)
     rng = np.random.default_rng(seed)
     chosen = _choose(images.labels, require_readable(maps, np.flatnonzero(rows != NO_MAP)), pairs, rng)
     pixels, targets = _crop(images, chosen, rows, maps.sizes, seed)

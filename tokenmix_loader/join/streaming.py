@@ -9,10 +9,11 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from tokenmix_loader.batch import NO_MAP, MapTarget
-from tokenmix_loader.join.dataset import check_size, traced_or_none, warn_of_unreadable
+from tokenmix_loader.join.rows import MISSING, OTHER_LABELS, check_size, find_rows
 from tokenmix_loader.join.sources import require_pil
 from tokenmix_loader.shapes import require_choice
-from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, open_store
+from tokenmix_loader.store_access import MapStore, StoreMismatch, open_store
+from tokenmix_loader.tracing.trace import trace
 
 
 class MapJoin:
@@ -28,18 +29,20 @@ class MapJoin:
     def __init__(self, store: MapStore | str | PathLike[str], transform: Any = None, *, missing: str = "error") -> None:
         """`transform`: one that `trace` knows; `missing`: an image without a map is an "error", or scored by "area".
 
-        Raises UntraceableTransform, StoreMismatch for keys that differ in their extensions alone.
+        Warns once of images that could not be read at extraction: they are scored by area. Raises
+        UntraceableTransform, StoreMismatch for keys that differ in their extensions alone.
         """
-        require_choice("MapJoin: missing", missing, ("error", "area"))
+        require_choice("MapJoin: missing", missing, MISSING)
         self._store, self._missing = open_store(store), missing
-        self._traced = traced_or_none(transform)
-        warn_of_unreadable(self._store, self._store.keys, np.flatnonzero(self._store.statuses != STATUS_OK))
-        hashes = np.fromiter((_hash(key) for key in self._store.keys), np.uint64, len(self._store))
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
+        self._traced = trace(transform)
+        keys = self._store.keys
+        rows = find_rows(keys, self._store.labels, self._store)
+        hashes = np.fromiter((_hash(key) for key in keys), np.uint64, len(keys))
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._rows = hashes[order], rows[order]
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
         if len(twice):
-            one, other = (self._store.keys[int(self._order[at])] for at in (twice[0], twice[0] + 1))
+            one, other = (keys[int(order[at])] for at in (twice[0], twice[0] + 1))
             raise StoreMismatch(
                 f"{self._store!r}: expected keys that differ without their extensions, found {one!r} and {other!r}; "
                 "use MapDataset"
@@ -54,21 +57,18 @@ class MapJoin:
         if not isinstance(key, str):
             raise TypeError(f"MapJoin: expected a key of type str, found {key!r}; decode it")
         require_pil(key, image)
-        row = self._row(key)
+        row = self._find_row(key)
         if row != NO_MAP:
             self._check(row, image, int(label), key)
-        place: Any = np.array([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1])
-        if self._traced is not None:
-            image, place = self._traced.placed(image)
-        one: tuple[Any, ...] = (int(label), row, place)
-        return image, MapTarget(*one)
+        image, place = self._traced.placed(image)
+        target: Any = int(label), row, place
+        return image, MapTarget(*target)
 
-    def _row(self, key: str) -> int:
+    def _find_row(self, key: str) -> int:
         wanted = np.uint64(_hash(key))
         at = int(np.searchsorted(self._hashes, wanted))
         if at < len(self._hashes) and self._hashes[at] == wanted:
-            row = int(self._order[at])
-            return row if self._store.statuses[row] == STATUS_OK else NO_MAP
+            return int(self._rows[at])
         if self._missing == "error":
             raise StoreMismatch(
                 f"{self._store!r}: expected a map of {key!r}, found none (a key of the store: {self._store.keys[0]}); "
@@ -81,7 +81,7 @@ class MapJoin:
         if label != self._store.labels[row]:
             raise StoreMismatch(
                 f"{key!r}: expected label {self._store.labels[row]}, as its map was made for, found {label}; "
-                "use the class indices that the maps were extracted with"
+                f"{OTHER_LABELS}"
             )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, IDENTITY, Affine, between_unit_squares
-from tokenmix_loader.tracing.recorder import note
+from tokenmix_loader.tracing.recorder import Step, record
 
 Params = Mapping[str, Any]
-WHOLE = ("Resize", "SmallestMaxSize", "LongestMaxSize", "RandomScale", "NoOp", "ToTensorV2")
+WHOLE_IMAGE = ("Resize", "SmallestMaxSize", "LongestMaxSize", "RandomScale", "NoOp", "ToTensorV2")
 CROPS = ("RandomResizedCrop", "RandomSizedCrop", "RandomCrop", "CenterCrop", "Crop")
-# Against the clock.
+# Anticlockwise.
 QUARTER_TURNS: tuple[Affine, ...] = (
     IDENTITY, (0.0, -1.0, 1.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 1.0, 0.0, -1.0, 1.0), (0.0, 1.0, 0.0, -1.0, 0.0, 1.0),
 )  # fmt: skip
@@ -28,26 +28,26 @@ def is_albumentations(step: Any) -> bool:
 
 
 def unknown_transforms(step: Any, path: str) -> Iterator[str]:
-    """Where in a pipeline is what, of the transforms whose geometry is not known."""
+    """Path and type of each transform in a pipeline whose geometry is not known."""
     name = type(step).__name__
-    if name == "Compose" and is_albumentations(step) and step.p == 1:  # else what it did may be from another image
+    if name == "Compose" and is_albumentations(step) and step.p == 1:  # else its record may be of an earlier image
         for i, inner in enumerate(step.transforms):
             yield from unknown_transforms(inner, f"{path}.transforms[{i}]")
-    elif not (is_albumentations(step) and (name in MOVES or _is_pixel_only(step))):
+    elif not (is_albumentations(step) and (name in GEOMETRY_OF or _is_pixel_only(step))):
         yield f"{path}: {type(step).__module__}.{name}"
 
 
-def spy_on_albumentations(pipeline: Any) -> Callable[[Any], Any]:
-    """The pipeline as a function of one image, PIL or array, which notes what its transforms did."""
+def recording_pipeline(pipeline: Any) -> Step:
+    """The pipeline as a function of one image, PIL or array, which records what its transforms did."""
     leaves = [leaf for leaf in _leaves(pipeline) if not _is_pixel_only(leaf)]
 
     def run(image: Any) -> Any:
         result = pipeline(image=np.asarray(image))["image"]
         for leaf in leaves:
             params = leaf.get_applied_params()
-            if params:  # none where its chance did not fall so
-                move, filling = MOVES[type(leaf).__name__](params)
-                note(move, filling=filling)
+            if params:  # none where it was not applied this time
+                move, filling = GEOMETRY_OF[type(leaf).__name__](params)
+                record(move, filling=filling)
         return result
 
     return run
@@ -60,12 +60,12 @@ def _leaves(step: Any) -> list[Any]:
 
 
 def _is_pixel_only(step: Any) -> bool:
-    """Its image-only transforms; a choice among them, and one whose chance may leave all of them out, too."""
+    """Image-only by its own class, or a composition of such transforms, whichever of them it applies."""
     kinds = {kind.__name__ for kind in type(step).__mro__ if kind.__module__.startswith("albumentations.")}
     return "ImageOnlyTransform" in kinds or ("BaseCompose" in kinds and all(map(_is_pixel_only, step.transforms)))
 
 
-def _stay(_: Params) -> tuple[Affine, bool]:
+def _whole_image(_: Params) -> tuple[Affine, bool]:
     return IDENTITY, False
 
 
@@ -82,7 +82,7 @@ def _turn(params: Params) -> tuple[Affine, bool]:
 
 
 def _warp(params: Params) -> tuple[Affine, bool]:
-    """OpenCV's matrix maps pixel centres, which it counts from 0, of the input to those of the result."""
+    """OpenCV's matrix maps pixel centres of the input, whole numbers from 0, to those of the result."""
     if params.get("x_max", -1) > 0:
         raise TypeError("trace: expected a rotation that keeps the image's size, found crop_border; leave it out")
     height, width = params["shape"][:2]
@@ -95,8 +95,8 @@ def _warp(params: Params) -> tuple[Affine, bool]:
     return between_unit_squares((a, b, c, d, e, f), (out_width, out_height), (width, height)), True
 
 
-MOVES: dict[str, Callable[[Params], tuple[Affine, bool]]] = {
-    **dict.fromkeys(WHOLE, _stay),
+GEOMETRY_OF: dict[str, Callable[[Params], tuple[Affine, bool]]] = {
+    **dict.fromkeys(WHOLE_IMAGE, _whole_image),
     **dict.fromkeys(CROPS, _crop),
     "HorizontalFlip": lambda _: (FLIP_X, False),
     "VerticalFlip": lambda _: (FLIP_Y, False),

@@ -1,7 +1,7 @@
-"""How transforms are watched: the same objects, in which a name or two mean something else.
+"""How transforms are recorded: the same objects, under classes in which a name or two mean something else.
 
-A transform draws its parameters itself and runs as it is; what it asks to be done with the geometry is noted on the
-way. So nothing of the drawing is imitated, and images and random streams are those of the unwatched transform.
+A transform draws its parameters itself and runs as it is; what it does to the geometry is recorded on the way. So
+nothing of the drawing is imitated, and images and random streams are those of the transform without recording.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ from typing import Any
 
 from tokenmix_loader.tracing.affine import IDENTITY, WHOLE, Affine, Box, clip, compose
 
+Step = Callable[[Any], Any]
+Recorder = Callable[[Any], Step]  # makes the recording version of a step
 
-class _Notes(threading.local):
-    """What the image of this thread has gone through: maps of each result's unit square to that of its input.
 
-    With each, whether it can show more than the image before it had, filled up with a colour.
+class _Record(threading.local):
+    """The geometry of this thread's image so far: maps of each result's unit square to that of its input.
+
+    With each, whether its result can show more than the image before it had, filled up with a colour.
     """
 
     def __init__(self) -> None:
         self.moves: list[tuple[Affine, bool]] = []
 
 
-_notes = _Notes()
+_record = _Record()
 
 
-def note(move: Affine, *, filling: bool = False) -> None:
+def record(move: Affine, *, filling: bool = False) -> None:
     """Add one step of the geometry."""
-    _notes.moves.append((move, filling))
+    _record.moves.append((move, filling))
 
 
-def follow(steps: list[Callable[[Any], Any]], image: Any) -> tuple[Any, Affine, Box]:
+def run(steps: list[Step], image: Any) -> tuple[Any, Affine, Box]:
     """The image after all steps, the map of its unit square to that of the input, and the box of it that is left."""
     moves: list[tuple[Affine, bool]] = []
-    _notes.moves = moves
+    _record.moves = moves
     for step in steps:
         image = step(image)
     to_image, bounds = IDENTITY, WHOLE
@@ -45,16 +48,16 @@ def follow(steps: list[Callable[[Any], Any]], image: Any) -> tuple[Any, Affine, 
     return image, to_image, bounds
 
 
-def spy_on(step: Any, **replaced: Any) -> Any:
-    """`step` under a class in which the names `replaced` mean something else.
+def with_replaced(step: Any, **replaced: Any) -> Step:
+    """`step` under a subclass in which the names `replaced` mean something else.
 
     The state is shared, so what is changed in `step` later on counts here too; the user's object, and other threads
-    that use it, see nothing of the spy. Raises TypeError where the object itself, not its class, has such a name.
+    that use it, stay as they are. Raises TypeError where the object itself, not its class, has such a name.
     """
     shadowed = [name for name, new in replaced.items() if name in vars(step) and not isinstance(new, property)]
     if shadowed:
         raise TypeError(f"trace: expected the class's own {shadowed[0]}, found another in {step!r}; make it a subclass")
     kind = type(step)
-    spy: Any = object.__new__(type(kind.__name__, (kind,), replaced))
-    object.__setattr__(spy, "__dict__", vars(step))
-    return spy
+    recording: Any = object.__new__(type(kind.__name__, (kind,), replaced))
+    object.__setattr__(recording, "__dict__", vars(step))
+    return recording  # type: ignore[no-any-return]

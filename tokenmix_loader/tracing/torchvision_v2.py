@@ -1,21 +1,22 @@
-"""torchvision's transforms v2: every one of them hands what it drew to its method `transform`."""
+"""torchvision's transforms v2: every one of them passes what it drew to its method `transform`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torchvision.transforms import v2
 
 from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_of
-from tokenmix_loader.tracing.pillow import watched
-from tokenmix_loader.tracing.recorder import note, spy_on
+from tokenmix_loader.tracing.pillow import apply_recorded
+from tokenmix_loader.tracing.recorder import Recorder, Step, record, with_replaced
 
-Spy = Callable[[Any], Any]
+Params = Mapping[str, Any]
 # Both names were private before torchvision 0.21.
 _TRANSFORM = "transform" if hasattr(v2.Transform, "make_params") else "_transform"
 
-V2_PIXEL_ONLY: tuple[type, ...] = (
+PIXEL_ONLY: tuple[type, ...] = (
     v2.ToImage, v2.ToDtype, v2.ToPureTensor, v2.ToPILImage, v2.PILToTensor, v2.ConvertImageDtype, v2.Normalize,
     v2.RGB, v2.RandomErasing, v2.ColorJitter, v2.Grayscale, v2.RandomGrayscale, v2.GaussianBlur, v2.GaussianNoise,
     v2.RandomInvert, v2.RandomPosterize, v2.RandomSolarize, v2.RandomAdjustSharpness, v2.RandomAutocontrast,
@@ -23,59 +24,45 @@ V2_PIXEL_ONLY: tuple[type, ...] = (
 )  # fmt: skip
 
 
-def _spy_on_crop(step: Any) -> Spy:
-    transform = getattr(type(step), _TRANSFORM)
+def _recording_params(move_of: Callable[[Any, Params], Affine]) -> Recorder:
+    """For steps whose geometry, `move_of(image, params)`, follows from what they drew."""
 
-    def crop(self: Any, image: Any, params: dict[str, Any]) -> Any:
-        note(crop_of(image, params["left"], params["top"], params["width"], params["height"]))
-        return transform(self, image, params)
-
-    spy: Spy = spy_on(step, **{_TRANSFORM: crop})
-    return spy
-
-
-def _spy_on_flip(move: Affine) -> Callable[[Any], Spy]:
-    def spy(step: Any) -> Spy:
+    def recorder(step: Any) -> Step:
         transform = getattr(type(step), _TRANSFORM)
 
-        def flip(self: Any, image: Any, params: dict[str, Any]) -> Any:
-            note(move)
+        def recording(self: Any, image: Any, params: Params) -> Any:
+            record(move_of(image, params))
             return transform(self, image, params)
 
-        found: Spy = spy_on(step, **{_TRANSFORM: flip})
-        return found
+        return with_replaced(step, **{_TRANSFORM: recording})
 
-    return spy
-
-
-def _spy_on_moving(step: Any) -> Spy:
-    transform = getattr(type(step), _TRANSFORM)
-
-    def move(self: Any, image: Any, params: dict[str, Any]) -> Any:
-        return watched(lambda watch: transform(self, watch, params), image)
-
-    spy: Spy = spy_on(step, **{_TRANSFORM: move})
-    return spy
+    return recorder
 
 
-def _spy_on_policy(step: Any) -> Spy:
-    apply = type(step)._apply_image_or_video_transform
+def _recording_image(method: str) -> Recorder:
+    """For steps whose `method` moves a PIL image, which then records how."""
 
-    def apply_and_note(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
-        return watched(lambda watch: apply(self, watch, *args, **kwargs), image)
+    def recorder(step: Any) -> Step:
+        original = getattr(type(step), method)
 
-    spy: Spy = spy_on(step, _apply_image_or_video_transform=apply_and_note)
-    return spy
+        def recording(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
+            return apply_recorded(partial(original, self), image, *args, **kwargs)
+
+        return with_replaced(step, **{method: recording})
+
+    return recorder
 
 
-V2_SPIES: dict[type, Callable[[Any], Spy]] = {
-    v2.RandomResizedCrop: _spy_on_crop,
-    v2.RandomHorizontalFlip: _spy_on_flip(FLIP_X),
-    v2.RandomVerticalFlip: _spy_on_flip(FLIP_Y),
-    v2.RandomRotation: _spy_on_moving,
-    v2.RandomAffine: _spy_on_moving,
-    v2.RandAugment: _spy_on_policy,
-    v2.TrivialAugmentWide: _spy_on_policy,
-    v2.AutoAugment: _spy_on_policy,
+def _crop(image: Any, params: Params) -> Affine:
+    return crop_of(image, params["left"], params["top"], params["width"], params["height"])
+
+
+RECORDERS: dict[type, Recorder] = {
+    v2.RandomResizedCrop: _recording_params(_crop),
+    v2.RandomHorizontalFlip: _recording_params(lambda *_: FLIP_X),
+    v2.RandomVerticalFlip: _recording_params(lambda *_: FLIP_Y),
+    **dict.fromkeys((v2.RandomRotation, v2.RandomAffine), _recording_image(_TRANSFORM)),
+    **dict.fromkeys(
+        (v2.RandAugment, v2.TrivialAugmentWide, v2.AutoAugment), _recording_image("_apply_image_or_video_transform")
+    ),
 }
-V2_WHOLE: tuple[type, ...] = (v2.Resize, v2.RandomResize, v2.RandomShortestSize, v2.ScaleJitter)

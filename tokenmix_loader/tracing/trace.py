@@ -4,12 +4,11 @@
     image, affine = traced(pil_image)
 
 Nothing about the transform is imitated: each step runs as it is, and its geometry is read off what it did. So
-images and random streams are those of the untraced transform, bit by bit.
+images and random streams are those of the transform alone, bit by bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,22 +19,19 @@ from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_of, size_of
-from tokenmix_loader.tracing.albumentation import MOVES, is_albumentations, spy_on_albumentations, unknown_transforms
-from tokenmix_loader.tracing.policies import POLICIES, unknown_operations
-from tokenmix_loader.tracing.recorder import follow, note, spy_on
-from tokenmix_loader.tracing.torchvision_v2 import V2_PIXEL_ONLY, V2_SPIES, V2_WHOLE
+from tokenmix_loader.tracing import albumentation, crops_and_flips, policies, recorder, torchvision_v2
+from tokenmix_loader.tracing.recorder import Recorder, Step
 
 Array = npt.NDArray[np.float64]
-Transform = Callable[[Any], Any]
 
 PIXEL_ONLY: tuple[type, ...] = (
     tv.ToTensor, tv.PILToTensor, tv.ConvertImageDtype, tv.Normalize, tv.RandomErasing,
     tv.ColorJitter, tv.Grayscale, tv.RandomGrayscale, tv.GaussianBlur, tv.RandomInvert, tv.RandomPosterize,
     tv.RandomSolarize, tv.RandomAdjustSharpness, tv.RandomAutocontrast, tv.RandomEqualize,
     timm_transforms.ToTensor, timm_transforms.ToNumpy, timm_transforms.MaybeToTensor,
-    timm_transforms.MaybePILToTensor, timm_erasing.RandomErasing, *V2_PIXEL_ONLY,
+    timm_transforms.MaybePILToTensor, timm_erasing.RandomErasing, *torchvision_v2.PIXEL_ONLY,
 )  # fmt: skip
+RECORDERS: dict[type, Recorder] = crops_and_flips.RECORDERS | torchvision_v2.RECORDERS | policies.RECORDERS
 _COMPOSED = (tv.Compose, v2.Compose)
 
 
@@ -59,12 +55,12 @@ class View(NamedTuple):
 class TracedTransform:
     """A transform that also tells where each pixel of its result comes from; see `trace`."""
 
-    def __init__(self, transform: Transform) -> None:
+    def __init__(self, transform: Step) -> None:
         self._transform = transform
-        self._steps = [_spy(step, path) for path, step in _flatten(transform, "transform")]
+        self._steps = [_recording(step, path) for path, step in _flatten(transform, "transform")]
 
-    def __reduce__(self) -> tuple[type[TracedTransform], tuple[Transform]]:
-        """As the transform itself: spies are made anew."""
+    def __reduce__(self) -> tuple[type[TracedTransform], tuple[Step]]:
+        """As the transform itself: the recording steps are made anew."""
         return TracedTransform, (self._transform,)
 
     def __call__(self, image: Any) -> tuple[Any, Array]:
@@ -78,25 +74,28 @@ class TracedTransform:
 
     def placed(self, image: Any) -> tuple[Any, Array]:
         """The transformed image, and affine and bounds in one float64 [10], which costs least."""
-        image, affine, bounds = follow(self._steps, image)
+        image, affine, bounds = recorder.run(self._steps, image)
         return image, np.array(affine + bounds)
 
 
-def trace(transform: Transform) -> TracedTransform:
+def trace(transform: Any) -> TracedTransform:
     """Wrap a transform of timm, torchvision (v1 or v2) or Albumentations, which stays as it is and stays in use.
 
     Known are everything that timm's create_transform makes for training except AugMix, and of torchvision
     Compose, Resize, CenterCrop, RandomResizedCrop, flips, RandomRotation, RandomAffine, RandAugment,
     TrivialAugmentWide, AutoAugment and steps that change pixels where they are (`PIXEL_ONLY`, also within
-    RandomApply). Of Albumentations: Compose of image-only transforms and of `albumentation.MOVES`; it gets an array,
-    as it wants. Where timm asks Pillow to posterize to 0 bits, which would raise, 1 bit is kept.
+    RandomApply). Of Albumentations: Compose of image-only transforms and of `albumentation.GEOMETRY_OF`; it gets an
+    array, as it wants. Where timm asks Pillow to posterize to 0 bits, which would raise, 1 bit is kept. None leaves
+    images as they are; what is traced already is returned.
 
     Raises UntraceableTransform naming any other step.
     """
-    return TracedTransform(transform)
+    if isinstance(transform, TracedTransform):
+        return transform
+    return TracedTransform(tv.Compose([]) if transform is None else transform)
 
 
-def _flatten(transform: Any, path: str) -> list[tuple[str, Transform]]:
+def _flatten(transform: Any, path: str) -> list[tuple[str, Step]]:
     _refuse_hooks(transform, path)
     if type(transform) not in _COMPOSED:
         return [(path, transform)]
@@ -114,26 +113,30 @@ def _refuse_hooks(step: Any, path: str) -> None:
             )
 
 
-def _spy(step: Any, path: str) -> Transform:
-    if is_albumentations(step):
-        unknown = next(unknown_transforms(step, path), None)
-        if unknown is None:
-            return spy_on_albumentations(step)
-        raise UntraceableTransform(
-            f"{unknown}: expected a transform whose geometry can be recorded, in a Compose with p=1; leave it out or "
-            f"use image-only ones and {', '.join(MOVES)}"
-        )
+def _recording(step: Any, path: str) -> Step:
+    """The step itself, or its recording version; by exact type, for a subclass may do anything."""
+    if albumentation.is_albumentations(step):
+        return _recording_albumentations(step, path)
     if _is_pixel_only(step):
         return step  # type: ignore[no-any-return]
-    # By exact type: a subclass may do anything.
-    if type(step) in _SPIES and not unknown_operations(step):
-        return _SPIES[type(step)](step)
-    known = ", ".join(sorted({kind.__name__ for kind in (tv.Compose, *_SPIES, *PIXEL_ONLY)}))
-    found = f"{type(step).__module__}.{type(step).__qualname__}"
+    unknown = policies.unknown_operations(step)
+    if type(step) in RECORDERS and not unknown:
+        return RECORDERS[type(step)](step)
+    known = ", ".join(sorted({kind.__name__ for kind in (tv.Compose, *RECORDERS, *PIXEL_ONLY)}))
+    found = " with ".join([f"{type(step).__module__}.{type(step).__qualname__}", *unknown[:1]])
     raise UntraceableTransform(
-        f"{path}: expected a step whose geometry can be recorded, found "
-        f"{' with '.join([found, *unknown_operations(step)[:1]])}; leave it out or use one of: {known} "
+        f"{path}: expected a step whose geometry can be recorded, found {found}; leave it out or use one of: {known} "
         "(a tuple of stages: join them with Compose)"
+    )
+
+
+def _recording_albumentations(step: Any, path: str) -> Step:
+    unknown = next(albumentation.unknown_transforms(step, path), None)
+    if unknown is None:
+        return albumentation.recording_pipeline(step)
+    raise UntraceableTransform(
+        f"{unknown}: expected a transform whose geometry can be recorded, in a Compose with p=1; leave it out or "
+        f"use image-only ones and {', '.join(albumentation.GEOMETRY_OF)}"
     )
 
 
@@ -141,79 +144,3 @@ def _is_pixel_only(step: Any) -> bool:
     if type(step) in (tv.RandomApply, v2.RandomApply):
         return all(_is_pixel_only(inner) for inner in step.transforms)
     return type(step) in PIXEL_ONLY
-
-
-def _spy_on_whole(step: Transform) -> Transform:
-    """Shows the whole image, whatever its size: the same unit square."""
-    return step
-
-
-def _spy_on_random_crop(step: Any) -> Transform:
-    draw = type(step).get_params
-
-    def get_params(_: Any, image: Any, *args: Any) -> Any:
-        top, left, height, width = drawn = draw(image, *args)
-        note(crop_of(image, left, top, width, height))
-        return drawn
-
-    spy: Transform = spy_on(step, get_params=get_params)
-    return spy
-
-
-def _spy_on_crop_or_pad(step: Any) -> Transform:
-    draw = type(step).get_params
-
-    def get_params(self: Any, image: Any, *args: Any) -> Any:
-        top, left = drawn = draw(image, *args)
-        note(crop_of(image, left, top, *self.size[::-1]), filling=True)
-        return drawn
-
-    spy: Transform = spy_on(step, get_params=get_params)
-    return spy
-
-
-def _spy_on_center_crop(step: Any) -> Transform:
-    def crop(image: Any) -> Any:
-        width, height = size_of(image)
-        crop_height, crop_width = step.size
-        left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
-        note(crop_of(image, left, top, crop_width, crop_height), filling=True)
-        return step(image)
-
-    return crop
-
-
-def _centre_offset(size: int, crop: int) -> int:
-    """Where torchvision's centre crop begins; negative where it pads."""
-    return round((size - crop) / 2.0) if crop <= size else -((crop - size) // 2)
-
-
-def _spy_on_flip(move: Affine) -> Callable[[Transform], Transform]:
-    def spy(step: Transform) -> Transform:
-        def flip(image: Any) -> Any:
-            result = step(image)
-            # A flip that does not happen returns the very object that it was given.
-            if result is not image:
-                note(move)
-            return result
-
-        return flip
-
-    return spy
-
-
-_SPIES: dict[type, Callable[[Any], Transform]] = {
-    tv.Resize: _spy_on_whole,
-    timm_transforms.ResizeKeepRatio: _spy_on_whole,
-    tv.CenterCrop: _spy_on_center_crop,
-    timm_transforms.CenterCropOrPad: _spy_on_center_crop,
-    timm_transforms.RandomCropOrPad: _spy_on_crop_or_pad,
-    tv.RandomResizedCrop: _spy_on_random_crop,
-    timm_transforms.RandomResizedCropAndInterpolation: _spy_on_random_crop,
-    tv.RandomHorizontalFlip: _spy_on_flip(FLIP_X),
-    tv.RandomVerticalFlip: _spy_on_flip(FLIP_Y),
-    v2.CenterCrop: _spy_on_center_crop,
-    **dict.fromkeys(V2_WHOLE, _spy_on_whole),
-    **V2_SPIES,
-    **POLICIES,
-}

@@ -19,7 +19,7 @@ from store import StoreMismatch
 from store.table_keys import names_or_numbers
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader import MapJoin, MapTarget, trace
-from tokenmix_loader.join.dataset import join
+from tokenmix_loader.join.rows import find_rows
 from tokenmix_loader.join.sources import source_of
 
 # WebDataset leaves a shard open when nobody reads on.
@@ -131,7 +131,7 @@ def test_hugging_face_s_images_keep_their_keys(
     inner.reader.dataset = inner.reader.dataset.shuffle(seed=1)
     source = source_of(inner)
     assert source.keys != listed.keys
-    rows = join(source.keys, source.labels, store)
+    rows = find_rows(source.keys, source.labels, store)
     for index, row in enumerate(rows.tolist()):
         with listed.open(row) as file, Image.open(file) as encoded:
             assert source.load(index) == encoded.convert("RGB")

@@ -1,0 +1,99 @@
+"""From a dataset's keys to rows of a store, checked: images of other keys, labels or shapes are never scored."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenmix_loader.batch import NO_MAP
+from tokenmix_loader.join.sources import Labels
+from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, list_digest
+
+Rows = npt.NDArray[np.int64]
+MISSING = ("error", "area")  # what an image without a map is
+OTHER_LABELS = (
+    "the dataset was made with a class map or other class indices than the maps: leave its class map out, or use the "
+    "class indices that the maps were extracted with"
+)
+
+
+def find_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:
+    """The store's row of each key, int64 [N]; -1 for an image without a map or whose map could not be made.
+
+    Warns once of images that could not be read at extraction, and says where the caller's caller stands. Raises
+    StoreMismatch for other labels, for none of the keys known and, unless `missing` is "area", for any unknown key;
+    StoreError for repeated keys.
+    """
+    expected: Rows = np.asarray(labels, np.int64)
+    if list_digest(keys, expected.astype(np.int32)) == store.header.dataset["digest"]:
+        rows: Rows = np.arange(len(keys))
+        _check_rows_in_order(keys, expected, store)
+    else:
+        row_of = {key: row for row, key in enumerate(store.keys)}
+        rows = np.array([row_of.get(key, NO_MAP) for key in keys], np.int64)
+        _check_all_found(keys, rows, store, missing)
+        _check_labels(keys, expected, rows, store)
+    return _without_unreadable(keys, rows, store)
+
+
+def check_size(key: str, size: Sequence[int], stored: Sequence[int]) -> None:
+    """Maps are in units of the image, so it may have been scaled since extraction, but neither turned nor cropped.
+
+    `size` and `stored` are (width, height) in px; `stored` (0, 0) fits any. Raises StoreMismatch for another shape.
+    """
+    (width, height), (stored_width, stored_height) = size, stored
+    if abs(width * stored_height - height * stored_width) > stored_width + stored_height:
+        raise StoreMismatch(
+            f"{key!r}: expected an image of {stored_width} x {stored_height} px or scaled from it, "
+            f"as its map was made from, found {width} x {height}; load images without EXIF rotation or cropping, "
+            "or extract their maps anew"
+        )
+
+
+def _check_rows_in_order(keys: Sequence[str], labels: Rows, store: MapStore) -> None:
+    """The header lists the images in the dataset's order: so must the few rows that were read on opening."""
+    for row, stored in store.checked.items():
+        if stored != (keys[row], labels[row]):
+            raise StoreMismatch(
+                f"{store!r}: row {row}: expected {keys[row]!r}, label {labels[row]}, as its header lists them, found "
+                f"{stored[0]!r}, label {stored[1]}; rows were exchanged: run `tokenmix verify`"
+            )
+
+
+def _check_all_found(keys: Sequence[str], rows: Rows, store: MapStore, missing: str) -> None:
+    absent = np.flatnonzero(rows == NO_MAP)
+    if len(absent) == len(keys) or (len(absent) and missing == "error"):
+        raise StoreMismatch(
+            f"{store!r}: expected a map for each of {len(keys)} images, found none for {len(absent)}: "
+            f"{_examples(keys, absent)} (a key of the store: {store.keys[0]}); extract them, or pass missing='area' "
+            "to score them by area"
+        )
+
+
+def _check_labels(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore) -> None:
+    stored = np.where(rows == NO_MAP, labels, store.labels[rows])
+    differing = np.flatnonzero(stored != labels)
+    if len(differing):
+        found = ", ".join(f"{keys[i]} (dataset {labels[i]}, store {stored[i]})" for i in differing[:3])
+        raise StoreMismatch(
+            f"{store!r}: expected the dataset's labels, found {len(differing)} others: {found}; {OTHER_LABELS}"
+        )
+
+
+def _without_unreadable(keys: Sequence[str], rows: Rows, store: MapStore) -> Rows:
+    unreadable = np.flatnonzero((rows != NO_MAP) & (store.statuses[rows] != STATUS_OK))
+    if len(unreadable):
+        warnings.warn(
+            f"{store!r}: expected a map for every image, found {len(unreadable)} that could not be read at extraction: "
+            f"{_examples(keys, unreadable)}; they are scored by area until they are repaired and extracted anew",
+            stacklevel=4,  # whoever made the MapDataset or MapJoin
+        )
+    rows[unreadable] = NO_MAP
+    return rows
+
+
+def _examples(keys: Sequence[str], chosen: npt.NDArray[np.intp]) -> str:
+    return ", ".join(keys[i] for i in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
