@@ -1,4 +1,4 @@
-"""What a dataset has under which key: torchvision's and timm's folders, or any dataset with keys."""
+"""A dataset as keys, labels and images: torchvision's and timm's folders, or any dataset with given keys."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | 
     """Keys, labels and images of a dataset.
 
     torchvision's ImageFolder and timm's ImageDataset (folder, tar or `hfds/`) know their keys. For any other dataset
-    of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises where an
+    of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises OSError where an
     image cannot be read; timm's own retry, which would return the next image, is not used. Raises TypeError
     for a dataset without keys and for a subclass that loads in its own way, ValueError for lists of different
-    lengths, for a dataset with a target_transform and, with `keys`, for one with a transform, which nobody traces.
+    lengths, for a dataset with a target_transform and, with `keys`, for one with a transform, which would not be
+    traced.
     """
     if getattr(dataset, "target_transform", None) is not None:
         raise ValueError(f"{_name(dataset)}.target_transform: expected None, found one; maps belong to plain labels")
@@ -65,7 +66,7 @@ def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | 
 
 
 def _refuse_own_loading(dataset: Any, kind: type[Dataset[Any]]) -> None:
-    """Files are read by key here, so what a subclass makes of them would be left out."""
+    """Files are read by key here, so the loading code of a subclass would never run."""
     if type(dataset).__getitem__ is not kind.__getitem__:
         raise TypeError(
             f"MapDataset: expected {kind.__name__}'s own way of loading, found another in {_name(dataset)}; "
@@ -74,7 +75,7 @@ def _refuse_own_loading(dataset: Any, kind: type[Dataset[Any]]) -> None:
 
 
 def _refuse_transforms(dataset: Any) -> None:
-    """Also of the datasets that Subset and ConcatDataset wrap."""
+    """Of the dataset and of those that Subset and ConcatDataset wrap."""
     if any(getattr(dataset, name, None) is not None for name in ("transform", "transforms")):
         raise ValueError(
             f"{_name(dataset)}.transform: expected None, found one, which may move what the maps show; "
@@ -102,7 +103,7 @@ def _load_pair(dataset: Any, index: int) -> Image.Image:
 
 
 def require_pil(where: str, image: Any) -> Image.Image:
-    """The image itself; TypeError for anything else, whose steps cannot be followed from its file."""
+    """The image itself; TypeError for anything else, which may have been moved since it was decoded."""
     if not isinstance(image, Image.Image):
         raise TypeError(
             f"{where}: expected a PIL image, found {type(image).__name__}; give the transform to MapDataset instead"
@@ -113,7 +114,7 @@ def require_pil(where: str, image: Any) -> Image.Image:
 def _torchvision_folder(dataset: Any) -> Source:
     root, paths = Path(dataset.root), [path for path, _ in dataset.samples]
     keys = [Path(path).relative_to(root).as_posix() for path in paths]
-    # As ImageFolder itself does: paths and labels from `samples`, whatever `targets` says, and as they are now.
+    # From `samples` and as it is now, as ImageFolder itself does; `targets` may be out of date.
     labels = np.array([label for _, label in dataset.samples], np.int64)
     return Source(keys, labels, partial(_load_file, dataset.loader, paths))
 
@@ -142,8 +143,8 @@ def _timm_dataset(dataset: Any) -> Source:
 
 
 def _table_keys(table: Any, image_column: str) -> Sequence[str]:
-    """Keys of a Hugging Face dataset: of the rows as they were written, whatever was selected or shuffled since."""
-    parts = table.data.column(image_column).chunks  # the images' bytes stay where they are
+    """Keys of a Hugging Face dataset, as its rows were written, even if rows were selected or shuffled since."""
+    parts = table.data.column(image_column).chunks  # without reading the images' bytes
     keys = names_or_numbers([path for part in parts for path in part.field("path").to_pylist()])
     return keys if table._indices is None else [keys[row] for row in table._indices.column(0).to_pylist()]
 

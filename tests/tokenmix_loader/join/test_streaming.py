@@ -93,12 +93,27 @@ def test_a_stream_with_other_images_is_refused_or_scored_by_area(
         [*stream(shards, MapJoin(make_store(fewer)))]
     by_area = [target.row for _, target in stream(shards, MapJoin(make_store(fewer), missing="area"))]
     assert by_area.count(-1) == 1
-    with pytest.raises(StoreMismatch, match=r"'ant/img10': expected label 1, as its map was made for, found 0"):
+    with pytest.raises(
+        StoreMismatch, match="'ant/img10': expected label 1, as its map was made for, found 0; .*class map"
+    ):
         [*stream(shards, MapJoin(make_store({key: (label + 1) % 3 for key, label in rows.items()})))]
     with pytest.raises(StoreMismatch, match="expected an image of 60 x 50 px"):
         MapJoin(make_store(rows))(Image.new("RGB", (50, 60)), 0, "ant/img10")
     with pytest.raises(StoreMismatch, match=r"expected keys that differ without their extensions.*a\.(jpg|png)"):
         MapJoin(make_store({"a.jpg": 0, "a.png": 0}))
+
+
+def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
+    images: Path, make_store: StoreMaker
+) -> None:
+    rows = keys_and_labels(images)
+    store = make_store(rows, unreadable=("bee/img4.jpg",))
+    with pytest.warns(UserWarning, match=r"found 1 that could not be read .*: bee/img4.jpg;") as caught:
+        join = MapJoin(store)
+    assert [warning.filename for warning in caught] == [__file__]
+    for key, row in (("bee/img4", -1), ("bee/img5", [*rows].index("bee/img5.jpg"))):
+        with Image.open(images / f"{key}.jpg") as image:
+            assert join(image, 1, key)[1].row == row
 
 
 def test_shards_without_labels_are_refused(tmp_path: Path, images: Path) -> None:

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from tests.tokenmix_loader.tracing.following import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
 
-MOVES = ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"]
+GEOMETRIC = ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"]
 HPARAMS = {"translate_const": 40, "img_mean": (124, 116, 104)}
 
 
@@ -46,8 +46,8 @@ POLICIES: dict[str, Callable[[], Any]] = {
     "rotation": lambda: tv.RandomRotation(30, tv.InterpolationMode.BICUBIC, center=(20, 30)),
 }  # fmt: skip
 GEOMETRY: dict[str, Callable[[], Any]] = {
-    **{name: partial(timm_rand, "rand-m6-mstd0.5-n1-p1.0", [name]) for name in MOVES},
-    "three in turn": lambda: timm_rand("rand-m3-mstd0.5-n3-p1.0", MOVES),
+    **{name: partial(timm_rand, "rand-m6-mstd0.5-n1-p1.0", [name]) for name in GEOMETRIC},
+    "three in turn": lambda: timm_rand("rand-m3-mstd0.5-n3-p1.0", GEOMETRIC),
     "affine": lambda: tv.RandomAffine(20, (0.1, 0.1), (0.7, 1.4), (-5, 5, -9, 9), tv.InterpolationMode.BILINEAR),
     "rotation": lambda: tv.RandomRotation(30, tv.InterpolationMode.BILINEAR),
     "v2 affine": lambda: v2.RandomAffine(20, (0.1, 0.1), (0.7, 1.4), (-5, 5, -9, 9), tv.InterpolationMode.BILINEAR),
@@ -103,7 +103,7 @@ def test_every_operation_that_moves_pixels_occurs() -> None:
         assert any(np.array_equal(affine, np.eye(3)[:2]) for affine in affines) != ("affine" in name), name
 
 
-@pytest.mark.parametrize("move", [*MOVES, "Equalize"])
+@pytest.mark.parametrize("move", [*GEOMETRIC, "Equalize"])
 def test_bounds_are_what_the_crop_left_over(move: str) -> None:
     """White is image, black is what the operation filled up with."""
     crop = [tv.RandomResizedCrop(96, (0.1, 0.6)), tv.RandomHorizontalFlip()]

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from timm.data import create_transform
 from timm.data import transforms as timm_tv
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
+from extract.teacher.preprocess import Preprocessing
 from tests.tokenmix_loader.tracing.following import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
 
@@ -54,6 +56,7 @@ FINISH: dict[str, Callable[[], list[Any]]] = {
     "v2": lambda: [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.2] * 3)],
     "timm": lambda: [timm_tv.MaybeToTensor(), RandomErasing(0.5, mode="pixel", device="cpu")],
 }
+sides = st.integers(8, 60)
 pipelines = st.tuples(
     st.lists(st.sampled_from([*GEOMETRY, *PIXELS]), max_size=5), st.sampled_from([*FINISH]), st.booleans()
 )
@@ -143,7 +146,21 @@ def test_every_outcome_of_the_flips_occurs() -> None:
     assert seen == {(1, 1), (-1, 1), (1, -1), (-1, -1)}
 
 
-def test_threads_do_not_mix_up_their_notes() -> None:
+@pytest.mark.parametrize("crop_mode", ["center", "border"])
+@given(sides, sides, sides)
+def test_centre_crops_begin_where_the_teacher_s_preprocessing_says(
+    crop_mode: str, crop: int, width: int, height: int
+) -> None:
+    """Neither package may import the other, so each follows timm's and torchvision's rounding on its own."""
+    teacher = Preprocessing((crop, crop), crop_mode, 0.9, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    settings = {"crop_mode": crop_mode, "crop_pct": 0.9, "interpolation": "bilinear"}
+    transform = create_transform(crop, is_training=False, **settings)
+    affine = trace(transform)(Image.new("RGB", (width, height)))[1]
+    (x, _, x0), (_, y, y0) = affine
+    np.testing.assert_allclose((x0, y0, x0 + x, y0 + y), teacher.view(width, height), atol=1e-12)
+
+
+def test_threads_do_not_mix_up_their_records() -> None:
     """One traced transform for all of them."""
     traced = trace(tv.Compose([tv.RandomHorizontalFlip(), tv.RandomVerticalFlip(), tv.PILToTensor()]))
 

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import ImageDataset
+from torchvision.datasets import ImageFolder
+
+from store import ShardError, StoreError, StoreMismatch
+from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
+from tests.tokenmix_loader.join.datasets import CROP, Pairs, Targets, shuffled
+from tokenmix_loader import MapDataset
+
+
+def test_missing_maps_are_an_error_or_scored_by_area(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    lost = ["ant/img2.jpg", "cat/img11.jpg"]
+    store = make_store({key: label for key, label in rows.items() if key not in lost})
+    with pytest.raises(StoreMismatch, match=r"none for 2: ant/img2.jpg, cat/img11.jpg .*missing='area'"):
+        MapDataset(ImageFolder(images), store)
+    dataset = MapDataset(ImageFolder(images), store, missing="area")
+    without = [key for i, key in enumerate(rows) if dataset[i][1].row == -1]
+    assert without == lost
+
+
+def test_a_store_of_other_images_is_refused_in_any_case(images: Path, make_store: StoreMaker) -> None:
+    store = make_store({f"train/{key}": label for key, label in keys_and_labels(images).items()})
+    with pytest.raises(StoreMismatch, match=r"none for 30: .*, \.\.\. \(a key of the store: train/ant/img10.jpg\)"):
+        MapDataset(ImageFolder(images), store, missing="area")
+
+
+@pytest.mark.parametrize("missing", ["error", "area"])
+def test_relabelled_images_are_refused(images: Path, make_store: StoreMaker, missing: str) -> None:
+    store = make_store(keys_and_labels(images) | {"bee/img3.jpg": 2})
+    with pytest.raises(
+        StoreMismatch, match=r"1 others: bee/img3.jpg \(dataset 1, store 2\); .* leave its class map out"
+    ):
+        MapDataset(ImageFolder(images), store, missing=missing)
+
+
+@pytest.mark.parametrize("missing", ["error", "area"])
+@pytest.mark.parametrize(("order", "others"), [("cat ant bee", 30), ("bee ant", 20)])
+def test_a_dataset_made_with_a_class_map_is_refused_unless_it_changes_nothing(
+    images: Path, tmp_path: Path, make_store: StoreMaker, missing: str, order: str, others: int
+) -> None:
+    """timm's ImageDataset numbers the classes as the map lists them; a store has ImageFolder's own numbers."""
+    store = make_store(keys_and_labels(images))
+    class_map = tmp_path / "classes.txt"
+    class_map.write_text("\n".join(order.split()))
+    with pytest.raises(
+        StoreMismatch, match=rf"found {others} others: ant/img.*made with a class map.*leave its class map"
+    ):
+        MapDataset(ImageDataset(str(images), class_map=str(class_map)), store, missing=missing)
+    class_map.write_text("ant\nbee\ncat\n")
+    dataset = MapDataset(ImageDataset(str(images), class_map=str(class_map)), store, missing=missing)
+    assert len(dataset) == 30
+
+
+def test_repeated_keys_are_refused(images: Path, make_store: StoreMaker) -> None:
+    keys = [*keys_and_labels(images)]
+    with pytest.raises(StoreError, match="every key once, found 'ant/img10.jpg'"):
+        MapDataset(Targets(images), make_store(keys_and_labels(images)), keys=[keys[0], *keys[:-1]])
+
+
+def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
+    images: Path, make_store: StoreMaker
+) -> None:
+    store = make_store(keys_and_labels(images), unreadable=("bee/img4.jpg", "cat/img5.jpg"))
+    with pytest.warns(UserWarning, match=r"found 2 that could not be read .*: bee/img4.jpg, cat/img5.jpg;") as caught:
+        dataset = MapDataset(ImageFolder(images), store, CROP)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    rows = [dataset[i][1].row for i in range(len(dataset))]  # a second warning would be an error
+    assert [store.keys[i] for i, row in enumerate(rows) if row == -1] == ["bee/img4.jpg", "cat/img5.jpg"]
+
+
+@pytest.mark.parametrize(
+    "names", [("label_logit",), ("label_logit", "view", "label", "size", "key", "status", "digest")]
+)
+def test_training_on_shuffled_maps_fails_at_the_start(
+    images: Path, make_store: StoreMaker, names: tuple[str, ...]
+) -> None:
+    """Maps alone no longer fit their digests; whole rows no longer lie where the header lists them."""
+    rows = keys_and_labels(images)
+    store = make_store(shuffled(rows))
+    path, keys = Path(store.__reduce__()[1][0]), [*shuffled(rows)]
+    for file in sorted(path.glob("shard-*.h5")):
+        with h5py.File(file, "r+") as shard:
+            for name in names:
+                values = shard[name][()]
+                shard[name][...] = values[np.random.default_rng(0).permutation(len(values))]
+    with pytest.raises((ShardError, StoreMismatch), match="tokenmix verify"):
+        MapDataset(Targets(images), path, keys=keys, labels=[rows[key] for key in keys])
+
+
+def test_a_part_of_the_images_joins_by_key(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    few = [key for i, key in enumerate(shuffled(rows)) if i % 3 == 0]
+    dataset = MapDataset(Pairs(images, few), make_store(rows), keys=few, labels=[rows[key] for key in few])
+    stored = make_store(rows).keys
+    assert [stored[int(dataset[i][1].row)] for i in range(len(few))] == few
+
+
+def test_renamed_images_are_named_and_never_scored_by_others(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    store = make_store(rows)
+    renamed = [key.replace("img2.", "img02.") for key in rows]
+    with pytest.raises(StoreMismatch, match=r"none for 3: ant/img02.jpg, bee/img02.jpg, cat/img02.jpg "):
+        MapDataset(Targets(images), store, keys=renamed)
+    exchanged = [*rows]
+    exchanged[0], exchanged[15] = exchanged[15], exchanged[0]  # of two classes: the labels tell
+    with pytest.raises(StoreMismatch, match=r"expected the dataset's labels, found 2 others"):
+        MapDataset(Targets(images), store, keys=exchanged)
+
+
+@pytest.mark.parametrize("turn", [Image.Transpose.ROTATE_90, None])
+def test_images_of_another_shape_are_refused_scaled_ones_are_not(
+    turn: Image.Transpose | None, images: Path, make_store: StoreMaker
+) -> None:
+    """A loader that follows EXIF, or images cropped since, would lay maps over the wrong pixels."""
+
+    def load(path: str) -> Image.Image:
+        image = Image.open(path).convert("RGB")
+        return image.transpose(turn) if turn is not None else image.resize((image.width * 3, image.height * 3))
+
+    dataset = MapDataset(ImageFolder(str(images), loader=load), make_store(keys_and_labels(images)), CROP)
+    if turn is None:
+        assert dataset[0][0].shape == (3, 24, 24)
+        return
+    with pytest.raises(StoreMismatch, match=r"expected an image of 60 x \d+ px or scaled.*EXIF"):
+        dataset[0]
