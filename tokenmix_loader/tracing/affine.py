@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.transforms.functional import get_dimensions
 
 Affine = tuple[float, float, float, float, float, float]
-Box = tuple[float, float, float, float]
+Bounds = tuple[float, float, float, float]
 
 IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+WHOLE: Bounds = (0.0, 0.0, 1.0, 1.0)
 FLIP_X: Affine = (-1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
 FLIP_Y: Affine = (1.0, 0.0, 0.0, 0.0, -1.0, 1.0)
 
@@ -33,7 +33,7 @@ def between_unit_squares(pixels: Affine, of: tuple[int, int], to: tuple[int, int
     return (a * u / x, b * v / x, c / x, d * u / y, e * v / y, f / y)
 
 
-def clip(box: Box, frame: Affine) -> Box:
+def clip(box: Bounds, frame: Affine) -> Bounds:
     """The part of a box (x0, y0, x1, y1) in which `frame` may map the unit square: exact for an upright frame."""
     x0, y0, x1, y1 = box
     near_x, far_x = _reach(*frame[:3])

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tokenmix_loader.tracing.affine import IDENTITY, WHOLE, Affine, Box, clip, compose
+from tokenmix_loader.tracing.affine import IDENTITY, WHOLE, Affine, Bounds, clip, compose
 
 Step = Callable[[Any], Any]
 Recorder = Callable[[Any], Step]  # makes the recording version of a step
@@ -34,7 +34,7 @@ def record(move: Affine, *, filling: bool = False) -> None:
     _record.moves.append((move, filling))
 
 
-def run(steps: list[Step], image: Any) -> tuple[Any, Affine, Box]:
+def run(steps: list[Step], image: Any) -> tuple[Any, Affine, Bounds]:
     """The image after all steps, the map of its unit square to that of the input, and the box of it that is left."""
     moves: list[tuple[Affine, bool]] = []
     _record.moves = moves

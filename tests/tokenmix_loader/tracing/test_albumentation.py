@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import transforms as tv
 
-from tests.tokenmix_loader.tracing.following import ramps
+from tests.tokenmix_loader.tracing.traced_runs import ramps
 from tokenmix_loader import UntraceableTransform, trace
 
 A = pytest.importorskip("albumentations")

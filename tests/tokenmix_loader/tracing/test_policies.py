@@ -15,7 +15,7 @@ from timm.data import create_transform
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
-from tests.tokenmix_loader.tracing.following import assert_same_run, landmark_errors_px, ramps, seed_all
+from tests.tokenmix_loader.tracing.traced_runs import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
 
 GEOMETRIC = ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"]

@@ -17,7 +17,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import v2
 
 from extract.teacher.preprocess import Preprocessing
-from tests.tokenmix_loader.tracing.following import assert_same_run, landmark_errors_px, ramps, seed_all
+from tests.tokenmix_loader.tracing.traced_runs import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
 
 GEOMETRY: dict[str, Callable[[], Any]] = {
