@@ -30,7 +30,7 @@ class TeacherSpec:
     input_size: tuple[int, int] | None = None  # height, width in px
     crop_mode: str | None = None
     crop_pct: float | None = None
-    device: str = "cpu"
+    device: str | None = None  # None: a GPU if there is one, of several that of this process; else the CPU
     amp: str = "none"
     compile: bool = False
     kind: str = "label"

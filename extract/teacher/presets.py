@@ -16,14 +16,19 @@ decoding decides: 5 ms per image of 500 x 375 px (benchmarks/results/extract.jso
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from extract.settings import TeacherSpec
+from extract.teacher.protocol import Teacher
 from extract.teacher.saliency import NAME as SALIENCY
 from extract.teacher.saliency import SaliencyTeacher
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
+from extract.worker import local_device
 
-# Options as `tokenmix extract` takes them; what the user gives goes first.
+# Fields of TeacherSpec; what the user gives goes first.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # TokenMix's teacher at its size for testing, as the released maps have it; timm's own is 448, that of training.
     "nfnet_f6": {"name": "dm_nfnet_f6", "input_size": (576, 576)},
@@ -33,13 +38,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def apply_preset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with a preset's in the place of those that were not given; `name` becomes timm's."""
-    preset = PRESETS.get(options["name"], {})
-    chosen = {name: value for name, value in preset.items() if name == "name" or options.get(name) is None}
-    return {**options, **chosen}
+def apply_preset(spec: TeacherSpec) -> TeacherSpec:
+    """The specification with a preset's values for fields that are None; `name` becomes timm's."""
+    preset = PRESETS.get(spec.name, {})
+    return replace(
+        spec, **{name: value for name, value in preset.items() if name == "name" or getattr(spec, name) is None}
+    )
 
 
 def make_teacher(spec: TeacherSpec) -> Teacher:
-    """The teacher, loaded and checked; raises TeacherError."""
-    return SaliencyTeacher(spec) if spec.name == SALIENCY else Teacher(spec)
+    """The teacher, loaded, checked and on its device, the presets applied. Raises TeacherError."""
+    spec = replace(apply_preset(spec), device=local_device(spec.device, torch.cuda.device_count()))
+    return SaliencyTeacher(spec) if spec.name == SALIENCY else TimmTeacher(spec)

@@ -1,15 +1,15 @@
-"""The route from a model's tokens to their logits, chosen by test: what holds on the model is used, no name is.
+"""The route from a model's tokens to their logits. It is chosen by checks on the model, never by the model's name.
 
 With tokens t_i, their mean p and the tail h, the logits of the tokens must average to the model's own:
 
     affine      mean h(t_i) == h(p) == model(x)      a token's logit is h(t_i)
-    pointwise   mean h(t_i) == model(x)              the same: the pooling comes after what bends
+    pointwise   mean h(t_i) == model(x)              the same: the head's nonlinear layers come before the pooling
     linearised  h(p) == model(x)                     h(p) + J_h(p) (t_i - p), which averages to h(p) exactly
     gradient    h(t_1 .. t_n) == model(x)            h(t) + n g_i t_i - sum_j g_j t_j, g_i = dh/dt_i: averages to h(t)
-    surrogate   h(class token) == model(x)           h(t_i), which averages to nothing; only when asked for
+    surrogate   h(class token) == model(x)           h(t_i), whose average is not the model's; only when asked for
 
-The gradient's sum is that of HiResCAM (Draelos and Carin 2020, section 3); with the affine and the linearised form it
-is the same thing, so these three share their code.
+The sum over channels of g_i t_i is HiResCAM (Draelos and Carin 2020, section 3). For an affine or a linearised head it
+gives the same logits as the form's own formula, so these three forms share their code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from extract.teacher.reading_order import order_fault, probe_images
+from extract.teacher.reading_order import check_reading_order, probe_images
 from extract.teacher.token_sources import HeadSource, MapSource, TokenSource, find_pool, possible_layouts
 
 TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine
@@ -27,13 +27,13 @@ TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that
 
 @dataclass(frozen=True)
 class Route:
-    """Per-token logits of one model. `error`: of the identity they rest on; `locality`: see reading_order.py."""
+    """How one model's tokens are turned into logits."""
 
     source: TokenSource
-    form: str
+    form: str  # of the table above
     channels: int
-    error: float
-    locality: float
+    error: float  # of the form's identity, relative to the largest logit
+    locality: float  # see reading_order.py
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -47,23 +47,29 @@ class Route:
         """Normalised images [B, 3, H, W] -> tokens [B, h, w, C] of the model's dtype."""
         return self.source.tokens(images)
 
-    def label_logits(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B, h, w, C] and labels [B] -> logits [B, h, w] of the label, and the image's logits [B, K].
+    def output_logits(self, tokens: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, h, w, C], one output per image [B] -> its logits [B, h, w], and the whole image's logits [B, K].
 
-        One pass back through the tail gives what the label's logit owes to each token; no other class costs anything.
+        One backward pass through the tail gives what each token contributes to this logit; other outputs cost nothing.
         """
         if self.form in ("pointwise", "surrogate"):
             logits = self.all_logits(tokens)
-            index = labels.view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
+            index = outputs.view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
             return logits.gather(3, index).squeeze(3), logits.mean((1, 2))
         with torch.enable_grad():
             tokens = tokens.detach().requires_grad_()
-            image = self.source.tail(tokens if self.form == "gradient" else tokens.mean((1, 2)))
-            label = image.gather(1, labels[:, None])
-            slope = torch.autograd.grad(label.sum(), tokens)[0]
+            image = self.image_logits(tokens)
+            chosen = image.gather(1, outputs[:, None])
+            slope = torch.autograd.grad(chosen.sum(), tokens)[0]
         h, w = self.grid
-        owed = (tokens.detach() * slope).sum(3) * (h * w)
-        return owed + (label.detach()[..., None] - owed.mean((1, 2), keepdim=True)), image.detach()
+        share = (tokens.detach() * slope).sum(3) * (h * w)
+        return share + (chosen.detach()[..., None] - share.mean((1, 2), keepdim=True)), image.detach()
+
+    def image_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, h, w, C] -> logits [B, K] of the whole image."""
+        if self.form in ("pointwise", "surrogate"):
+            return self.all_logits(tokens).mean((1, 2))
+        return self.source.tail(tokens if self.form == "gradient" else tokens.mean((1, 2)))
 
     def all_logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens [B, h, w, C] -> logits [B, h, w, K] of all classes; in the gradient form that would be K passes."""
@@ -71,7 +77,7 @@ class Route:
         flat = tokens.flatten(0, 2)
         if self.form == "linearised":
             at = tokens.mean((1, 2), keepdim=True).expand_as(tokens).flatten(0, 2)
-            # by two passes back: forward mode lacks some layers and compiles others by torch.jit
+            # by two backward passes: forward mode lacks some layers and compiles others by torch.jit
             value, change = torch.autograd.functional.jvp(self.source.tail, at, flat - at)  # type: ignore[no-untyped-call]
             logits: torch.Tensor = value + change
         else:
@@ -79,7 +85,7 @@ class Route:
         return logits.view(*tokens.shape[:3], -1)
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight [K, C] and bias [K] of an affine tail, which is all that there is to it."""
+        """Weight [K, C] and bias [K] of an affine tail, which say everything about it."""
         assert self.form == "affine"
         device = next(self.source.model.parameters()).device
         bias = self.source.tail(torch.zeros(1, self.channels, device=device))[0]
@@ -88,7 +94,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a way to the tokens cannot be taken; `reached` counts the checks that it passed before."""
+    """Why a source of tokens cannot be used; `reached` counts the checks that it passed before."""
 
     reached: int
     expected: str
@@ -97,14 +103,14 @@ class Refusal:
 
 @torch.no_grad()
 def choose_route(model: torch.nn.Module, input_size: tuple[int, int], *, class_token: bool = False) -> Route | Refusal:
-    """The first route whose identity holds on this model, with its tokens in reading order; else the best reason.
+    """The first route whose identity holds on this model, with its tokens in reading order; else the latest refusal.
 
     `class_token`: also try the surrogate, last. Raises what the model raises when it cannot run at this size.
     """
     images = probe_images(input_size, flat=False)
     direct = model(images[:2])
     if not direct.any():
-        return Refusal(3, "logits that tell something", "only zeros: its head has no weights yet")
+        return Refusal(3, "logits that are not all zero", "only zeros: its head has no weights yet")
     refusals = [Refusal(0, "features [B, C, h, w], [B, h, w, C] or [B, tokens, C] before the pooling", "none")]
     for source in _sources(model, images, class_token):
         verdict = _try_source(source, images, direct)
@@ -139,16 +145,16 @@ def _try_source(source: TokenSource, images: torch.Tensor, direct: torch.Tensor)
     if not error <= TOLERANCE:
         expected = "token logits that average to the model's own, or its head at the mean token"
         return Refusal(2, f"{expected}, within {TOLERANCE:g}", f"a relative error of {error:.2g}")
-    fault, locality = order_fault(source, (images.shape[2], images.shape[3]), tokens)
-    if fault:
-        return Refusal(3, "tokens in reading order", fault)
-    return Route(source, form, tokens.shape[-1], error, locality)
+    order = check_reading_order(source, (images.shape[2], images.shape[3]), tokens)
+    if order.problem:
+        return Refusal(3, "tokens in reading order", order.problem)
+    return Route(source, form, tokens.shape[-1], error, order.locality)
 
 
 def _form_of(
     source: TokenSource, tokens: torch.Tensor, images: torch.Tensor, direct: torch.Tensor
 ) -> tuple[str, float]:
-    """The form whose identity holds, the strongest first, or failing that the nearest; and its error."""
+    """The form whose identity holds, affine before the others, or failing that the nearest; and its error."""
     if isinstance(source, MapSource):
         return "gradient", _error(source.tail(tokens), direct)
     if source.layout.repeated:
@@ -163,7 +169,7 @@ def _form_of(
 
 
 def _error(logits: torch.Tensor, direct: torch.Tensor) -> float:
-    """Of the largest logit; infinite where the shapes differ."""
+    """The largest difference, relative to the largest logit; infinite where the shapes differ."""
     if logits.shape != direct.shape:
         return float("inf")
     return float((logits - direct).abs().max() / direct.abs().max())

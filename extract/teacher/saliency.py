@@ -14,21 +14,21 @@ import torch
 
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
-from extract.teacher.kinds import Maps
 from extract.teacher.preprocess import Preprocessing
-from extract.teacher.timm_teacher import Pending, Teacher
+from extract.teacher.protocol import NO_WEIGHTS, Maps, Pending
 from store.format.header import Json
 
 NAME = "saliency"
 TOKEN_PX = 16
 INPUT_PX = 288  # 18 x 18 tokens
-USED = ("name", "kind", "top_k", "input_size", "crop_mode", "crop_pct", "device", "flip_average")
+USED_OPTIONS = ("name", "kind", "input_size", "crop_mode", "crop_pct", "device", "flip_average")
 
 
-class SaliencyTeacher(Teacher):
+class SaliencyTeacher:
     """Contrast to the surroundings over several scales (Montabone and Soto 2010), pooled over tokens of 16 px.
 
     The whole image, squashed to 288 px unless asked otherwise. Values in [0, 1]; no classes, so no prediction (-1).
+    Implements `Teacher` (protocol.py).
     """
 
     def __init__(self, spec: TeacherSpec):
@@ -59,7 +59,7 @@ class SaliencyTeacher(Teacher):
         """As in Teacher; the version of OpenCV stands for the weights."""
         return {
             "name": NAME,
-            "source": "no",
+            "source": NO_WEIGHTS,
             "digest": self.digest,
             "parameters": 0,
             "classes": 0,
@@ -67,14 +67,17 @@ class SaliencyTeacher(Teacher):
             "flip_average": self.spec.flip_average,
         }
 
-    def start(self, pixels: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pending:
-        """uint8 images [B, 3, H, W] -> their activation [B, h, w]; `labels` are not looked at."""
+    def start(self, pixels: torch.Tensor, outputs: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pending:
+        """As in Teacher; `outputs` are ignored."""
         bgr = pixels.flip(1).permute(0, 2, 3, 1).contiguous().numpy()
         maps = self._pooled(bgr)
         if self.spec.flip_average:
             maps = np.float32(0.5) * (maps + self._pooled(bgr[:, :, ::-1])[:, :, ::-1])
-        nobody = torch.full((len(labels),), -1)
-        return Pending(Maps({"activation": torch.from_numpy(maps).to(dtype)}, nobody))
+        no_prediction = torch.full((len(outputs),), -1)
+        return Pending(Maps({"activation": torch.from_numpy(maps).to(dtype)}, no_prediction))
+
+    def head(self) -> None:
+        """None, as there are no logits."""
 
     def _pooled(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """BGR [B, H, W, 3] -> [B, h, w]."""
@@ -91,7 +94,7 @@ def _check(spec: TeacherSpec) -> None:
         )
     for field in fields(spec):
         value = getattr(spec, field.name)
-        if field.name not in USED and value and value != field.default:
+        if field.name not in USED_OPTIONS and value and value != field.default:
             option = field.name.replace("_", "-")
             raise TeacherError(f"--teacher {NAME}: expected no options of a model, found --{option}; leave it out")
 

@@ -9,19 +9,19 @@ from typing import Any, Protocol
 
 import torch
 
-MAX_OFF = 3  # rows or columns of a map that convolutions without padding take away
+MAX_MISSING = 3  # rows or columns by which convolutions without padding may make a map smaller
 MAX_PREFIX = 16  # class and register tokens in front of the grid
 POOL_TOLERANCE = 1e-5  # between a pooling layer's output and the mean of its input, of the largest value
 
 
 @dataclass(frozen=True)
-class Layout:
-    """An order of dimensions with a grid h, w in it; `prefix` tokens stand in front of those of a sequence."""
+class TokenLayout:
+    """In which order the dimensions of features stand, and which of them are the grid."""
 
-    name: str
-    grid: tuple[int, int]
-    prefix: int = 0
-    repeated: bool = False  # the token in every place, so that a head which reads the class token reads it
+    name: str  # NCHW, NHWC, or NLC for a sequence of tokens
+    grid: tuple[int, int]  # h, w
+    prefix: int = 0  # class and register tokens of a sequence, in front of the grid's
+    repeated: bool = False  # `join` puts the token in every place, so that a head which reads the class token reads it
 
     def split(self, features: torch.Tensor) -> torch.Tensor:
         """Features -> tokens [B, h, w, C]."""
@@ -49,20 +49,20 @@ class Layout:
         return f"{self.name} after {self.prefix} prefix tokens" if self.prefix else self.name
 
 
-def possible_layouts(features: object, input_size: tuple[int, int]) -> Iterator[Layout]:
-    """Every layout that the shape allows; which one it is, the identities of extract/teacher/routes.py tell."""
+def possible_layouts(features: object, input_size: tuple[int, int]) -> Iterator[TokenLayout]:
+    """Every layout that the shape allows; routes.py finds out by its checks which one it is."""
     if not isinstance(features, torch.Tensor):
         return
     if features.ndim == 4:
         for name, first in (("NCHW", 2), ("NHWC", 1)):
             shape = features.shape[first], features.shape[first + 1]
-            if _fits(shape, input_size, MAX_OFF):
-                yield Layout(name, shape)
+            if _has_aspect_of(shape, input_size, MAX_MISSING):
+                yield TokenLayout(name, shape)
     elif features.ndim == 3:
         for prefix in range(min(MAX_PREFIX + 1, features.shape[1])):
             grid = _grid_of(features.shape[1] - prefix, input_size)
             if grid is not None:
-                yield Layout("NLC", grid, prefix)
+                yield TokenLayout("NLC", grid, prefix)
 
 
 def _grid_of(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | None:
@@ -71,32 +71,35 @@ def _grid_of(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | None
     h = round(math.sqrt(tokens * height / width))
     if h < 1 or tokens % h:
         return None
-    return (h, tokens // h) if _fits((h, tokens // h), input_size, 1) else None
+    return (h, tokens // h) if _has_aspect_of((h, tokens // h), input_size, 1) else None
 
 
-def _fits(grid: tuple[int, int], input_size: tuple[int, int], off: int) -> bool:
-    """Whether the grid has the input's aspect, but for `off` rows or columns that rounding and padding may take."""
+def _has_aspect_of(grid: tuple[int, int], input_size: tuple[int, int], missing: int) -> bool:
+    """Whether the grid has the input's aspect, apart from up to `missing` rows or columns lost by rounding and padding.
+
+    `input_size`: height and width in px.
+    """
     (h, w), (height, width) = grid, input_size
-    return abs(h * width - w * height) < off * max(width, height)
+    return abs(h * width - w * height) < missing * max(width, height)
 
 
 class TokenSource(Protocol):
     """One way to a model's tokens and its tail."""
 
-    layout: Layout
+    layout: TokenLayout
     model: Any
 
     def tokens(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images [B, 3, H, W] -> tokens [B, h, w, C], as the model computes them."""
 
     def tail(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [n, C] -> logits [n, K]: what the model says of an image that consists of this token."""
+        """Tokens [n, C] -> logits [n, K]: the model's logits for an image that consists of this one token."""
 
 
 class HeadSource:
     """`forward_features` gives the tokens, `forward_head` is the tail."""
 
-    def __init__(self, model: torch.nn.Module, layout: Layout):
+    def __init__(self, model: torch.nn.Module, layout: TokenLayout):
         self.layout = layout
         self.model: Any = model
 
@@ -114,10 +117,10 @@ class HeadSource:
 
 
 class MapSource(HeadSource):
-    """As HeadSource, for a head that is no function of one token: the tail takes the whole map."""
+    """As HeadSource, for a head that cannot take one token alone: the tail takes the whole map."""
 
     def tail(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, h, w, C] -> logits [B, K]; class tokens are zero, so a head that reads them says otherwise."""
+        """Tokens [B, h, w, C] -> logits [B, K]; class tokens are zero, so a head that reads them gives other logits."""
         logits: torch.Tensor = self.model.forward_head(self.layout.whole(tokens))
         return logits
 
@@ -128,7 +131,7 @@ class MapSource(HeadSource):
 class PoolSource:
     """A pooling layer's input gives the tokens; the model behind it, with its output replaced, is the tail."""
 
-    def __init__(self, model: torch.nn.Module, pool: str, layout: Layout, shape: torch.Size):
+    def __init__(self, model: torch.nn.Module, pool: str, layout: TokenLayout, shape: torch.Size):
         """`pool`: the layer's name; `shape`: of its output for one image."""
         self.layout = layout
         self.model: Any = model
@@ -148,7 +151,7 @@ class PoolSource:
         return self.layout.split(seen[-1])
 
     def tail(self, tokens: torch.Tensor) -> torch.Tensor:
-        """As in TokenSource; runs the whole model on one image, for the sake of what follows the pooling."""
+        """As in TokenSource; runs the whole model on one image, of which only what follows the pooling counts."""
         assert self._image is not None, "tokens() comes first"
         replaced = tokens.reshape(-1, *self._shape)
         handle = self._pool.register_forward_hook(lambda *_: replaced)

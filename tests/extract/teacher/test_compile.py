@@ -11,7 +11,7 @@ from extract.errors import TeacherError
 from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore
 from tests.extract.conftest import MakeFolder
 
@@ -29,7 +29,7 @@ def test_compiled_maps_are_the_same(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     images = list_images(make_folder({"a": [f"{i}.jpg" for i in range(4)], "b": ["9.jpg"]}))
     for compiled in (False, True):
-        teacher = Teacher(TeacherSpec(name, compile=compiled, **SPEC))
+        teacher = TimmTeacher(TeacherSpec(name, compile=compiled, **SPEC))
         run_job(
             images, tmp_path / str(compiled), teacher, JobOptions(dtype="float32", decoding_processes=0, batch_size=3)
         )
@@ -42,9 +42,9 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/g++",))
     with pytest.raises(TeacherError, match="--compile: expected a compiler .*, found .*or leave it out"):
-        Teacher(TeacherSpec("test_resnet", compile=True, **SPEC))
+        TimmTeacher(TeacherSpec("test_resnet", compile=True, **SPEC))
 
 
 def test_not_with_cam() -> None:
     with pytest.raises(TeacherError, match="--compile: expected another kind than cam"):
-        Teacher(TeacherSpec("test_resnet", compile=True, kind="cam", **SPEC))
+        TimmTeacher(TeacherSpec("test_resnet", compile=True, kind="cam", **SPEC))

@@ -13,7 +13,8 @@ from extract.errors import TeacherError
 from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.kinds.from_tokens import SUGGESTED
+from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, verify
 from tests.extract.conftest import MakeFolder
 from tests.extract.teacher.models import shaken
@@ -22,9 +23,7 @@ SPEC: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=
 
 
 def test_what_a_refused_user_is_told_fits() -> None:
-    from extract.teacher.timm_teacher import FITTING
-
-    for name in FITTING:
+    for name in SUGGESTED:
         assert timm.is_model(name), name
 
 
@@ -33,8 +32,8 @@ def test_topk_of_all_classes_is_the_whole_distribution(tmp_path: Path) -> None:
     spec: dict[str, Any] = dict(checkpoint=tmp_path / "w.safetensors", num_classes=10, input_size=(64, 64))
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     labels = torch.tensor([0, 4, 9])
-    top = Teacher(TeacherSpec("test_convnext", kind="topk", top_k=10, **spec)).maps(pixels, labels)
-    label = Teacher(TeacherSpec("test_convnext", **spec)).maps(pixels, labels)
+    top = TimmTeacher(TeacherSpec("test_convnext", kind="topk", top_k=10, **spec)).start(pixels, labels).result()
+    label = TimmTeacher(TeacherSpec("test_convnext", **spec)).start(pixels, labels).result()
     logits, classes, total = (top.payload[name] for name in ("topk_logit", "topk_class", "logsumexp"))
     probability = (logits - total[:, None]).exp()
     torch.testing.assert_close(probability.sum(1), torch.ones(3, 2, 2))
@@ -46,29 +45,29 @@ def test_topk_of_all_classes_is_the_whole_distribution(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["label", "activation", "cam", "topk"])
 def test_flip_average_commutes_with_the_mirror(kind: str) -> None:
-    teacher = Teacher(TeacherSpec("test_resnet", kind=kind, flip_average=True, **SPEC))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind=kind, flip_average=True, **SPEC))
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     labels = torch.tensor([1, 2])
-    one, two = teacher.maps(pixels, labels), teacher.maps(pixels.flip(3), labels)
+    one, two = teacher.start(pixels, labels).result(), teacher.start(pixels.flip(3), labels).result()
     for name, maps in one.payload.items():
         if name != "topk_class":
             torch.testing.assert_close(maps, two.payload[name].flip(-1))
 
 
 def test_activation_is_the_norm_of_the_features() -> None:
-    teacher = Teacher(TeacherSpec("test_resnet", kind="activation", **SPEC))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="activation", **SPEC))
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     features = teacher.model.forward_features(teacher.normalise(pixels))  # type: ignore[operator]
-    maps = teacher.maps(pixels, torch.zeros(2, dtype=torch.int64))
+    maps = teacher.start(pixels, torch.zeros(2, dtype=torch.int64)).result()
     torch.testing.assert_close(maps.payload["activation"], features.square().sum(1).sqrt())
 
 
 def test_cam_by_finite_differences() -> None:
     """The gradient at single activations of the stage, by changing them."""
-    teacher = Teacher(TeacherSpec("test_resnet", kind="cam", **SPEC))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **SPEC))
     assert teacher.header()["route"] == "LayerCAM at layer3, NCHW"
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    cam = teacher.maps(pixels, torch.tensor([3])).payload["label_cam"][0]
+    cam = teacher.start(pixels, torch.tensor([3])).result().payload["label_cam"][0]
     model: Any = teacher.model.double()
     image = teacher.normalise(pixels).double()
     seen: list[torch.Tensor] = []
@@ -94,7 +93,7 @@ def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, t
     images = list_images(make_folder({"a": ["1.jpg", "2.jpg"], "b": ["3.jpg"]}))
     for kind in ("label", "features"):
         spec = TeacherSpec("test_resnet", kind=kind, num_classes=2, input_size=(64, 64), random_weights=0)
-        run_job(images, tmp_path / kind, Teacher(spec), JobOptions(dtype="float32", decoding_processes=0))
+        run_job(images, tmp_path / kind, TimmTeacher(spec), JobOptions(dtype="float32", decoding_processes=0))
         assert verify(tmp_path / kind).ok
     direct, derived = (MapStore(tmp_path / kind).read(range(3)) for kind in ("label", "features"))
     np.testing.assert_allclose(derived, direct, rtol=1e-4, atol=1e-6)
@@ -113,13 +112,13 @@ def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, t
 )
 def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why: str) -> None:
     with pytest.raises(TeacherError, match=why):
-        Teacher(TeacherSpec(name, **SPEC, **asked))
+        TimmTeacher(TeacherSpec(name, **SPEC, **asked))
 
 
 def test_a_class_token_teacher_has_cams() -> None:
-    teacher = Teacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
+    teacher = TimmTeacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
     assert teacher.header()["route"] == "LayerCAM at blocks.4, NLC after 1 prefix tokens"
-    maps = teacher.maps(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2]))
+    maps = teacher.start(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2])).result()
     assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
     assert (maps.payload["label_cam"] >= 0).all()
     assert maps.payload["label_cam"].std() > 0

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from extract.settings import TeacherSpec
-from extract.teacher.timm_teacher import build_model
+from extract.teacher.model import build_model
 from recipes.context_digits.generate import generate
 from store import MapStore
 

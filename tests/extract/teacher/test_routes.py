@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
-from extract.teacher.reading_order import order_fault, probe_images
+from extract.teacher.reading_order import check_reading_order, probe_images
 from extract.teacher.routes import Refusal, Route, choose_route
-from extract.teacher.token_sources import HeadSource, Layout
+from extract.teacher.token_sources import HeadSource, TokenLayout
 from tests.extract.teacher.models import SIZE, shaken
 
 FAMILIES = {
@@ -75,7 +75,7 @@ def test_twenty_families_against_hooks(name: str) -> None:
     assert route.form == FAMILIES[name]
     tokens = route.tokens(image)
     every = route.all_logits(tokens)[0]
-    found, image_logits = route.label_logits(tokens, torch.tensor([7]))
+    found, image_logits = route.output_logits(tokens, torch.tensor([7]))
     expected, output = logits_by_hooks(model, image)
     scale = expected.abs().max()
     assert (every - expected).abs().max() < 1e-4 * scale
@@ -90,26 +90,26 @@ def test_twenty_families_against_hooks(name: str) -> None:
 )
 @torch.no_grad()
 def test_heads_of_whole_maps_by_finite_differences(name: str, args: dict[str, Any], head: str) -> None:
-    """What the label's logit owes to a token: its change as this token alone is scaled, in front of the head."""
+    """What a token contributes to the label's logit: its change as this token alone is scaled, in front of the head."""
     model = shaken(name, **args)
     image = torch.randn(1, 3, SIZE, SIZE)
     route = choose_route(model, (SIZE, SIZE))
     assert isinstance(route, Route), route
     assert (route.form, route.grid) == ("gradient", (3, 3))
-    found, logits = route.label_logits(route.tokens(image), torch.tensor([7]))
+    found, logits = route.output_logits(route.tokens(image), torch.tensor([7]))
     model.double()
     scale = torch.ones(3, 3, dtype=torch.float64)
     handle = model.get_submodule(head).register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale,))
-    owed = torch.zeros(3, 3, dtype=torch.float64)
+    share = torch.zeros(3, 3, dtype=torch.float64)
     for place in np.ndindex(3, 3):
         for sign in (1, -1):
             scale[place] = 1 + sign * 1e-6
-            owed[place] += sign * model(image.double())[0, 7] / 2e-6
+            share[place] += sign * model(image.double())[0, 7] / 2e-6
         scale[place] = 1
     handle.remove()
-    owed *= 9
-    expected = owed - owed.mean() + model(image.double())[0, 7]
-    torch.testing.assert_close(found[0].double(), expected, rtol=1e-4, atol=1e-4 * float(owed.abs().max()))
+    share *= 9
+    expected = share - share.mean() + model(image.double())[0, 7]
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-4, atol=1e-4 * float(share.abs().max()))
     assert abs(found.mean() - logits[0, 7]) < 1e-5 * found.abs().max()
     assert found.std() > 1e-2 * found.abs().max(), "an empty check: all tokens alike"
 
@@ -221,6 +221,6 @@ def test_a_head_that_is_all_zero_proves_nothing() -> None:
 
 
 def test_order_of_a_grid_without_columns() -> None:
-    source = HeadSource(timm.create_model("test_resnet").eval(), Layout("NCHW", (3, 1)))
+    source = HeadSource(timm.create_model("test_resnet").eval(), TokenLayout("NCHW", (3, 1)))
     with torch.no_grad():
-        assert order_fault(source, (96, 32), source.tokens(probe_images((96, 32), flat=False)))[0] == ""
+        assert check_reading_order(source, (96, 32), source.tokens(probe_images((96, 32), flat=False))).problem == ""

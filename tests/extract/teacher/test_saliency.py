@@ -50,7 +50,7 @@ def test_the_map_is_opencvs_averaged_over_tokens(make_folder: MakeFolder, tmp_pa
 def test_what_stands_out_is_found() -> None:
     pixels = torch.full((1, 3, 288, 288), 90, dtype=torch.uint8)
     pixels[:, 0, 96:144, 192:240] = 250
-    found = teacher().maps(pixels, torch.tensor([0])).payload["activation"][0]
+    found = teacher().start(pixels, torch.tensor([0])).result().payload["activation"][0]
     inside = found[6:9, 12:15]
     assert found.shape == (18, 18)
     assert inside.mean() > 5 * (found.sum() - inside.sum()) / (found.numel() - inside.numel())
@@ -59,7 +59,7 @@ def test_what_stands_out_is_found() -> None:
 def test_flip_average_commutes_with_the_mirror() -> None:
     pixels = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
     averaged = teacher(input_size=(32, 64), flip_average=True)
-    one, two = (averaged.maps(p, torch.tensor([0])).payload["activation"] for p in (pixels, pixels.flip(3)))
+    one, two = (averaged.start(p, torch.tensor([0])).result().payload["activation"] for p in (pixels, pixels.flip(3)))
     torch.testing.assert_close(one, two.flip(2))
 
 

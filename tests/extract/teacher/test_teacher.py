@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
+from extract.teacher.model import parse_model_arg
 from extract.teacher.presets import apply_preset
-from extract.teacher.timm_teacher import Teacher, parse_model_arg
+from extract.teacher.timm_teacher import TimmTeacher
 from extract.teacher.weights import weights_digest
 
 SMALL: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
@@ -32,7 +33,7 @@ def randomised(name: str, path: Path, **model_args: Any) -> Path:
 def test_label_maps_against_a_hook_on_the_pooling(name: str, tmp_path: Path) -> None:
     """Independent of the code under test: the pooling layer's input, times the classifier's weights."""
     weights = randomised(name, tmp_path / "w.safetensors")
-    teacher = Teacher(TeacherSpec(name, checkpoint=weights, num_classes=10, input_size=(64, 64)))
+    teacher = TimmTeacher(TeacherSpec(name, checkpoint=weights, num_classes=10, input_size=(64, 64)))
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     labels = torch.tensor([1, 7, 7])
     seen: list[torch.Tensor] = []
@@ -43,7 +44,7 @@ def test_label_maps_against_a_hook_on_the_pooling(name: str, tmp_path: Path) -> 
         output = teacher.model(teacher.normalise(pixels))
     handle.remove()
     expected = torch.einsum("bchw,bc->bhw", seen[0], classifier.weight[labels]) + classifier.bias[labels, None, None]
-    maps = teacher.maps(pixels, labels)
+    maps = teacher.start(pixels, labels).result()
     logits = maps.payload["label_logit"]
     scale = expected.abs().max()
     assert (logits - expected).abs().max() / scale < 1e-5
@@ -54,15 +55,15 @@ def test_label_maps_against_a_hook_on_the_pooling(name: str, tmp_path: Path) -> 
 
 
 def test_output_stride_refines_the_grid() -> None:
-    assert Teacher(TeacherSpec("test_resnet", **SMALL)).grid == (2, 2)
-    assert Teacher(TeacherSpec("test_resnet", model_args={"output_stride": 8}, **SMALL)).grid == (8, 8)
+    assert TimmTeacher(TeacherSpec("test_resnet", **SMALL)).grid == (2, 2)
+    assert TimmTeacher(TeacherSpec("test_resnet", model_args={"output_stride": 8}, **SMALL)).grid == (8, 8)
 
 
 def test_random_weights_are_the_seeds() -> None:
     torch.manual_seed(123)
-    one = weights_digest(Teacher(TeacherSpec("test_resnet", **SMALL)).model)
+    one = weights_digest(TimmTeacher(TeacherSpec("test_resnet", **SMALL)).model)
     torch.manual_seed(456)
-    two = weights_digest(Teacher(TeacherSpec("test_resnet", **SMALL)).model)
+    two = weights_digest(TimmTeacher(TeacherSpec("test_resnet", **SMALL)).model)
     assert one == two
     assert torch.initial_seed() == 456
 
@@ -77,7 +78,7 @@ def test_digest_sees_one_changed_weight(tmp_path: Path) -> None:
 
 def refuse(match: str, name: str = "test_resnet", **spec: Any) -> None:
     with pytest.raises(TeacherError, match=match):
-        Teacher(TeacherSpec(name, **{"random_weights": 0, **spec}))
+        TimmTeacher(TeacherSpec(name, **{"random_weights": 0, **spec}))
 
 
 def test_unknown_name_gets_the_nearest() -> None:
@@ -166,7 +167,7 @@ def test_pth_of_a_training_run_is_read(tmp_path: Path) -> None:
         {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth"
     )
     spec = TeacherSpec("test_resnet", checkpoint=tmp_path / "w.pth", num_classes=10, input_size=(64, 64))
-    assert Teacher(spec).digest == weights_digest(model)
+    assert TimmTeacher(spec).digest == weights_digest(model)
 
 
 def test_unusable_device() -> None:
@@ -188,6 +189,6 @@ def test_model_arg_without_a_value() -> None:
 
 
 def test_presets_give_way_to_what_is_asked_for() -> None:
-    assert apply_preset({"name": "nfnet_f6", "input_size": None}) == {"name": "dm_nfnet_f6", "input_size": (576, 576)}
-    assert apply_preset({"name": "nfnet_f6", "input_size": (64, 64)})["input_size"] == (64, 64)
-    assert apply_preset({"name": "resnet50", "amp": "bf16"}) == {"name": "resnet50", "amp": "bf16"}
+    assert apply_preset(TeacherSpec("nfnet_f6")) == TeacherSpec("dm_nfnet_f6", input_size=(576, 576))
+    assert apply_preset(TeacherSpec("nfnet_f6", input_size=(64, 64))).input_size == (64, 64)
+    assert apply_preset(TeacherSpec("resnet50", amp="bf16")) == TeacherSpec("resnet50", amp="bf16")

@@ -1,0 +1,79 @@
+"""A timm model by its name: built, with its weights, ready to run."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from contextlib import AbstractContextManager, nullcontext
+
+import timm
+import torch
+
+from extract.errors import TeacherError
+from extract.settings import TeacherSpec
+from extract.teacher.weights import first_line, load_checkpoint
+
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Arguments of timm that would load other weights, or contradict the header, without our options knowing.
+RESERVED_ARGS = frozenset(
+    {"pretrained", "checkpoint_path", "num_classes", "pretrained_cfg", "pretrained_cfg_overlay", "in_chans"}
+)
+
+
+def build_model(spec: TeacherSpec) -> torch.nn.Module:
+    """The timm model with its weights, in evaluation mode, on the CPU, float32. Raises TeacherError."""
+    _check_name(spec.name)
+    _check_sources(spec)
+    model_args = dict(spec.model_args)
+    reserved = sorted(RESERVED_ARGS & model_args.keys())
+    if reserved:
+        raise TeacherError(
+            f"--model-arg {reserved[0]}: expected an argument of the model's architecture; weights, classes and "
+            "preprocessing have options of their own: --checkpoint, --pretrained, --num-classes, --crop-mode"
+        )
+    if spec.num_classes is not None:
+        model_args["num_classes"] = spec.num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.random_weights or 0)
+        try:
+            model: torch.nn.Module = timm.create_model(spec.name, pretrained=spec.pretrained, **model_args)
+        except Exception as error:
+            hint = "; without network give --checkpoint FILE" if spec.pretrained else "; check --model-arg"
+            raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {first_line(error)}{hint}") from error
+    if spec.checkpoint is not None:
+        load_checkpoint(model, spec.checkpoint)
+    return model.eval().requires_grad_(False)
+
+
+def _check_name(name: str) -> None:
+    if ":" in name or timm.is_model(name):  # hf-hub:, local-dir: are resolved by timm
+        return
+    near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5)
+    nearest = f"; did you mean {', '.join(near)}?" if near else ""
+    raise TeacherError(f"--teacher {name}: expected a timm model, found no such name{nearest}")
+
+
+def _check_sources(spec: TeacherSpec) -> None:
+    sources = sum([spec.pretrained, spec.checkpoint is not None, spec.random_weights is not None])
+    if sources != 1:
+        raise TeacherError(
+            f"--teacher {spec.name}: expected one source of weights, found {sources}; give one of --pretrained, "
+            "--checkpoint FILE, or --random-weights SEED (for trying things out)"
+        )
+
+
+def autocast(spec: TeacherSpec) -> AbstractContextManager[object]:
+    """The precision in which the teacher's forward pass runs."""
+    dtype = AMP_DTYPES[spec.amp]
+    return nullcontext() if dtype is None else torch.autocast(torch.device(spec.device or "cpu").type, dtype)
+
+
+def parse_model_arg(text: str) -> tuple[str, object]:
+    """`key=value` -> (key, value); the value is a Python literal, or else the string itself."""
+    key, sep, value = text.partition("=")
+    if not sep or not key.isidentifier():
+        raise TeacherError(f"--model-arg {text}: expected key=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

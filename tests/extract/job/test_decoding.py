@@ -1,0 +1,90 @@
+"""Decoding: images that are odd but readable, and everything that is not."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.images.listing import list_images
+from extract.job.decoding import Decoder
+from extract.teacher.preprocess import Preprocessing
+from tests.extract.conftest import MakeFolder, ramp
+
+
+def make_decoder(root: Path, mode: str, size: tuple[int, int] = (32, 32)) -> Decoder:
+    return Decoder(list_images(root), Preprocessing(size, mode, 0.9, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+
+
+def save(image: Image.Image, suffix: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, suffix, **options)
+    return out.getvalue()
+
+
+READABLE: dict[str, Callable[[], bytes]] = {
+    "alpha.png": lambda: save(ramp(40, 30).convert("RGBA"), "PNG"),
+    "palette.png": lambda: save(ramp(40, 30).convert("P"), "PNG", transparency=b"\x00\x80"),
+    "grey.jpg": lambda: save(ramp(40, 30).convert("L"), "JPEG"),
+    "cmyk.jpg": lambda: save(ramp(40, 30).convert("CMYK"), "JPEG"),
+    "sixteen.png": lambda: save(Image.fromarray(np.full((30, 40), 30000, np.uint16)), "PNG"),
+    "dot.png": lambda: save(ramp(1, 1), "PNG"),
+    "wide.jpg": lambda: save(ramp(20000, 400), "JPEG"),
+    "file name with\nnewline é.jpg": lambda: save(ramp(40, 30), "JPEG"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_odd_but_readable_images(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name, content in READABLE.items():
+        (tmp_path / "a" / name).write_bytes(content())
+    decoder = make_decoder(tmp_path, mode)
+    for row in range(len(READABLE)):
+        sample = decoder[row]
+        assert sample.error == ""
+        assert sample.pixels is not None
+        assert sample.pixels.shape == (3, 32, 32)
+
+
+UNREADABLE: dict[str, Callable[[], bytes]] = {
+    "empty.jpg": lambda: b"",
+    "text.jpg": lambda: b"<html>404 Not Found</html>",
+    "truncated.jpg": lambda: save(ramp(400, 300), "JPEG")[:2000],
+    "truncated.png": lambda: save(ramp(400, 300), "PNG")[:-200],
+}
+
+
+def test_unreadable_images_give_their_reason_and_a_black_row(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name, content in UNREADABLE.items():
+        (tmp_path / "a" / name).write_bytes(content())
+    decoder = make_decoder(tmp_path, "center")
+    samples = [decoder[row] for row in range(len(UNREADABLE))]
+    assert all(s.error and not s.fault and s.pixels is None for s in samples), samples
+    assert not any("0x" in s.error for s in samples), "an address in a stored reason: no two runs would agree"
+    batch = decoder.collate(samples)
+    assert batch.pixels.shape == (4, 3, 32, 32)
+    assert not batch.pixels.any()
+    assert batch.fault == ""
+
+
+def test_an_image_too_long_to_resize_is_refused_not_allocated(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ramp(20000, 1).save(tmp_path / "a" / "line.png")
+    sample = make_decoder(tmp_path, "center", size=(448, 448))[0]
+    assert "use --crop-mode squash" in sample.error
+    assert make_decoder(tmp_path, "squash", size=(448, 448))[0].error == ""
+
+
+def test_a_vanished_image_is_a_fault_of_the_file_system(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": ["1.jpg"]})
+    decoder = make_decoder(root, "center")
+    os.remove(root / "a" / "1.jpg")
+    sample = decoder[0]
+    assert "a/1.jpg" in sample.fault
+    assert sample.error == ""

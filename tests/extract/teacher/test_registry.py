@@ -1,0 +1,32 @@
+"""The kinds: named alike everywhere, and every other name refused."""
+
+import pytest
+
+from extract import settings
+from extract.errors import TeacherError
+from extract.settings import TeacherSpec
+from extract.teacher.kinds.registry import KIND_CLASSES
+from extract.teacher.presets import make_teacher
+from store import spec
+
+
+def test_command_line_teacher_and_store_know_the_same_kinds() -> None:
+    assert set(settings.KINDS) == set(KIND_CLASSES) == set(spec.KINDS)
+    assert len(settings.KINDS) == len(spec.KINDS)
+
+
+@pytest.mark.parametrize("kind", KIND_CLASSES)
+def test_a_kind_fills_the_datasets_of_the_store(kind: str) -> None:
+    assert KIND_CLASSES[kind].datasets == tuple(name for name, _ in spec.KINDS[kind])
+
+
+def test_an_unknown_kind() -> None:
+    with pytest.raises(TeacherError, match="--kind: expected one of label, topk, cam, activation, features, found raw"):
+        make_teacher(TeacherSpec("test_resnet", random_weights=0, kind="raw"))
+
+
+@pytest.mark.parametrize(("option", "value", "kind"), [("top_k", 3, "topk"), ("cam_stage", "layer1", "cam")])
+def test_an_option_of_another_kind(option: str, value: object, kind: str) -> None:
+    given = TeacherSpec("test_resnet", random_weights=0, **{option: value})  # type: ignore[arg-type]
+    with pytest.raises(TeacherError, match=f"--{option.replace('_', '-')}: expected --kind {kind}, found --kind label"):
+        make_teacher(given)
