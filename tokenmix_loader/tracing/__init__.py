@@ -7,6 +7,6 @@
 3. Policies move pixels deep inside: there the image records what Pillow is asked to do (`pillow.apply_recorded`).
 4. `recorder.run` calls the steps and composes their records, affine maps of unit squares (`affine`), into one.
 
-A new transform is one entry in `RECORDERS` of `crops_and_flips`, `policies` or `torchvision_v2`; one that moves no pixels
-belongs in `PIXEL_ONLY` of `trace` or `torchvision_v2`, one of Albumentations, by name, in `albumentation.GEOMETRY_OF`.
+A new transform is an entry in `RECORDERS` of `crops_and_flips`, `policies` or `torchvision_v2`; one that moves no
+pixels, in `PIXEL_ONLY` of `trace` or `torchvision_v2`; one of Albumentations, by name, in `albumentation.GEOMETRY_OF`.
 """

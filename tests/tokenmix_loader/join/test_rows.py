@@ -75,22 +75,32 @@ def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
     assert [store.keys[i] for i, row in enumerate(rows) if row == -1] == ["bee/img4.jpg", "cat/img5.jpg"]
 
 
+WHOLE_ROW = ("label_logit", "view", "label", "prediction", "size", "key", "status", "digest")
+
+
 @pytest.mark.parametrize(
-    "names", [("label_logit",), ("label_logit", "view", "label", "size", "key", "status", "digest")]
+    ("names", "error", "found"),
+    [
+        (WHOLE_ROW[:1], ShardError, "row 0.*: expected the map, label, view and key that were written together"),
+        (
+            WHOLE_ROW,
+            StoreMismatch,
+            "row 0: expected 'ant/img2.jpg', label 0, as its header lists them, .*rows were exchanged",
+        ),
+    ],
 )
 def test_training_on_shuffled_maps_fails_at_the_start(
-    images: Path, make_store: StoreMaker, names: tuple[str, ...]
+    images: Path, make_store: StoreMaker, names: tuple[str, ...], error: type[Exception], found: str
 ) -> None:
     """Maps alone no longer fit their digests; whole rows no longer lie where the header lists them."""
-    rows = keys_and_labels(images)
-    store = make_store(shuffled(rows))
-    path, keys = Path(store.__reduce__()[1][0]), [*shuffled(rows)]
+    rows = shuffled(keys_and_labels(images))
+    path, keys = Path(make_store(rows).__reduce__()[1][0]), [*rows]
     for file in sorted(path.glob("shard-*.h5")):
         with h5py.File(file, "r+") as shard:
             for name in names:
                 values = shard[name][()]
                 shard[name][...] = values[np.random.default_rng(0).permutation(len(values))]
-    with pytest.raises((ShardError, StoreMismatch), match="tokenmix verify"):
+    with pytest.raises(error, match=f"{found}.*tokenmix verify"):
         MapDataset(Targets(images), path, keys=keys, labels=[rows[key] for key in keys])
 
 
