@@ -1,4 +1,4 @@
-"""Whether the named teacher made the maps: it is built again by the header and run on some rows."""
+"""Whether the teacher that the header names made the maps: it is built again and run on some of the images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy.typing as npt
 import torch
 
 from extract.errors import TeacherError
-from extract.images.listing import ImageList
-from extract.job.row_batch import row_batch
-from extract.settings import TeacherSpec
-from extract.teacher.preprocess import Batch, Decoder
+from extract.images.image_list import ImageList
+from extract.job.decoding import Batch, Decoder
+from extract.job.row_batch import outputs_of, row_batch
 from extract.teacher.presets import make_teacher
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.protocol import NO_WEIGHTS, Teacher, spec_from_header
 from store import Header, MapStore
 from store.spec import STATUS_OK
 
-# Of the largest magnitude in a row's map: what another device, batch size or half precision may change.
+# How far another device, batch size or half precision may change a map, relative to its largest magnitude.
 TOLERANCE = {"none": 0.005, "bf16": 0.1, "fp16": 0.02}
 UINT8_STEP = 1 / 255
 BATCH = 16
@@ -29,8 +28,8 @@ Maps = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class DeepReport:
-    """Errors in shares of the largest magnitude in a row's map; `problems`: one line per row that is not as stored."""
+class RerunReport:
+    """Errors are relative to the largest magnitude in a row's map; `problems`: a line per row that is not as stored."""
 
     rows: int
     max_error: float
@@ -38,9 +37,15 @@ class DeepReport:
     problems: tuple[str, ...]
 
 
-def verify_deep(
-    path: Path, images: ImageList, rows: int, *, seed: int = 0, checkpoint: Path | None = None, device: str = "cpu"
-) -> DeepReport:
+def rerun_teacher(
+    path: Path,
+    images: ImageList,
+    rows: int,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    device: str | None = None,
+) -> RerunReport:
     """Run the teacher again on `rows` rows drawn by `seed`, and compare.
 
     Raises ShardError for a store that is not complete, TeacherError where the teacher cannot be built or is another
@@ -62,37 +67,18 @@ def verify_deep(
                     or f"expected an error of at most {tolerance:g} of the map's largest value, found {error:.3g}"
                 )
                 problems.append(f"row {row}, key {store.keys[row]!r}: teacher run again: {said}")
-    return DeepReport(len(chosen), largest, tolerance, tuple(problems))
+    return RerunReport(len(chosen), largest, tolerance, tuple(problems))
 
 
-def rebuild_teacher(header: Header, checkpoint: Path | None, device: str) -> Teacher:
-    """The teacher of a store; TeacherError, naming what differs, where it is not the one that made it."""
-    stored, images = header.teacher, header.preprocessing
-    if "route" not in stored or (checkpoint is None and stored["source"] not in ("pretrained", "no")):
+def rebuild_teacher(header: Header, checkpoint: Path | None, device: str | None) -> Teacher:
+    """The teacher of a store; TeacherError, naming what differs, where it is not the one that made the maps."""
+    stored = header.teacher
+    if "route" not in stored or (checkpoint is None and stored["source"] not in ("pretrained", NO_WEIGHTS)):
         raise TeacherError(
             f"teacher {stored.get('name')}: expected one that can be built again, found {stored.get('source')} "
             "weights; give the weights' file as --checkpoint"
         )
-    route = str(stored["route"])
-    given: dict[str, Any] = {
-        name: stored[name] for name in ("name", "model_args", "amp", "flip_average") if name in stored
-    }
-    if stored["source"] != "no":
-        given |= {"checkpoint": checkpoint, "pretrained": checkpoint is None, "num_classes": stored["classes"]}
-    if header.kind == "cam":
-        given["cam_stage"] = route.removeprefix("LayerCAM at ").partition(",")[0]
-    teacher = make_teacher(
-        TeacherSpec(
-            **given,
-            kind=header.kind,
-            top_k=header.depth if header.kind == "topk" else 1,
-            class_token="surrogate" in route,
-            input_size=tuple(images["input_size"]),  # type: ignore[arg-type]
-            crop_mode=str(images["crop_mode"]),
-            crop_pct=float(images["crop_pct"]),  # type: ignore[arg-type]
-            device=device,
-        )
-    )
+    teacher = make_teacher(spec_from_header(header, checkpoint=checkpoint, device=device))
     _require_same(header, teacher)
     return teacher
 
@@ -112,7 +98,7 @@ def _require_same(header: Header, teacher: Teacher) -> None:
 def _compare(
     store: MapStore, rows: npt.NDArray[np.int64], images: ImageList, places: Mapping[str, int], teacher: Teacher
 ) -> Iterator[tuple[int, float, str]]:
-    """Of each row its error, and what else is wrong with it."""
+    """(row, error, what else is wrong with it or "") of each row."""
     known = np.array([row for row in rows.tolist() if store.keys[row] in places], np.int64)
     for row in np.setdiff1d(rows, known).tolist():
         yield row, 0.0, "expected its image, found none of this name"
@@ -120,8 +106,8 @@ def _compare(
         return
     decoder = Decoder(images, teacher.preprocessing)
     batch = decoder.collate([decoder[places[store.keys[row]]] for row in known.tolist()])
-    labels = torch.from_numpy(store.labels[known].astype(np.int64))
-    maps = teacher.start(batch.pixels, labels, getattr(torch, store.header.maps_dtype)).result()
+    outputs, dtype = outputs_of(store.header, store.labels[known]), getattr(torch, store.header.maps_dtype)
+    maps = teacher.start(batch.pixels, outputs, dtype).result()
     found = row_batch(images, batch, maps, store.header).payload
     stored = _stored(store, known)
     for i, row in enumerate(known.tolist()):
@@ -129,7 +115,7 @@ def _compare(
 
 
 def _stored(store: MapStore, rows: npt.NDArray[np.int64]) -> Maps:
-    """The floating part of the payload; which classes are the largest may change where two are equal."""
+    """The payload's real numbers; not the classes of kind topk, which may change places where logits are equal."""
     if store.kind == "topk":
         return {"topk_logit": store.read_topk(rows)[0], "logsumexp": store.read_logsumexp(rows)}
     read = store.read_features if store.kind == "features" else store.read

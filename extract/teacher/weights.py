@@ -64,5 +64,5 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of somebody else's, short enough for a message of ours."""
+    """Another library's error, short enough to be part of a message of ours."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

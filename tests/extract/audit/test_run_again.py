@@ -1,4 +1,4 @@
-"""verify --deep: the teacher of the header, built again, says what is stored; what was made otherwise is found."""
+"""verify --deep: the teacher of the header, built again, gives what is stored; maps made by another one are found."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +10,13 @@ import torch
 from click.testing import CliRunner
 
 from cli import main
-from extract.audit.run_again import verify_deep
+from extract.audit.run_again import rerun_teacher
 from extract.errors import TeacherError
-from extract.images.listing import ImageList, list_images
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 from store import read_header
 from tests.extract.conftest import MakeFolder
 
@@ -30,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def save_weights(spec: TeacherSpec, path: Path) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in Teacher(spec).model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in TimmTeacher(spec).model.state_dict().items()}
     safetensors.torch.save_file(weights, path)
 
 
@@ -51,7 +52,7 @@ def images(make_folder: MakeFolder) -> ImageList:
 def extract(images: ImageList, store: Path, kind: str = "label", **changes: Any) -> None:
     options = JobOptions("uint8" if kind == "uint8" else "float16", shard_rows=2, decoding_processes=0)
     spec = replace(SPEC, kind="label" if kind == "uint8" else kind, **changes)
-    run_job(images, store, Teacher(spec), options)
+    run_job(images, store, TimmTeacher(spec), options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,10 +60,19 @@ def test_what_is_stored_is_what_the_teacher_says(
     kind: str, images: ImageList, checkpoint: Path, tmp_path: Path
 ) -> None:
     extract(images, tmp_path / "maps", kind, **KINDS[kind])
-    report = verify_deep(tmp_path / "maps", images, 99, checkpoint=checkpoint)
+    report = rerun_teacher(tmp_path / "maps", images, 99, checkpoint=checkpoint, device="cpu")
     assert (report.rows, report.problems) == (5, ())
     assert report.max_error < report.tolerance
     assert (report.max_error > 0) == (kind == "uint8")  # the same machine says the same
+
+
+def test_classes_are_not_outputs(images: ImageList, tmp_path: Path) -> None:
+    """A teacher of five classes, whose outputs 4 and 1 show the two of the dataset."""
+    spec = replace(SPEC, num_classes=5)
+    save_weights(spec, tmp_path / "weights.safetensors")
+    run_job(images, tmp_path / "maps", TimmTeacher(spec), JobOptions(shard_rows=2, decoding_processes=0), (4, 1))
+    report = rerun_teacher(tmp_path / "maps", images, 99, checkpoint=tmp_path / "weights.safetensors", device="cpu")
+    assert (report.rows, report.problems) == (5, ())
 
 
 def test_another_image_of_the_same_name_is_found(images: ImageList, checkpoint: Path, tmp_path: Path) -> None:
@@ -70,7 +80,7 @@ def test_another_image_of_the_same_name_is_found(images: ImageList, checkpoint: 
     (images.root / "cat" / "a.jpg").write_bytes((images.root / "dog" / "a.jpg").read_bytes())  # of another size
     (images.root / "cat" / "torn.jpg").write_bytes((images.root / "cat" / "b.jpg").read_bytes())
     (images.root / "dog" / "b.jpg").unlink()
-    report = verify_deep(tmp_path / "maps", list_images(images.root), 5, checkpoint=checkpoint)
+    report = rerun_teacher(tmp_path / "maps", list_images(images.root), 5, checkpoint=checkpoint, device="cpu")
     assert [problem.partition(": teacher run again: ")[0] for problem in report.problems] == [
         "row 4, key 'dog/b.jpg'",
         "row 0, key 'cat/a.jpg'",
@@ -84,14 +94,14 @@ def test_another_image_of_the_same_name_is_found(images: ImageList, checkpoint: 
 def test_maps_of_other_weights_are_found(images: ImageList, checkpoint: Path, tmp_path: Path) -> None:
     """As if somebody had trained on, and written the header by hand."""
 
-    class Trained(Teacher):
+    class Trained(TimmTeacher):
         def __init__(self, spec: TeacherSpec):
             super().__init__(spec)
             with torch.no_grad():
                 self.model.fc.weight *= 1.5  # type: ignore[operator,union-attr]
 
     run_job(images, tmp_path / "maps", Trained(SPEC), JobOptions(shard_rows=2, decoding_processes=0))
-    report = verify_deep(tmp_path / "maps", images, 2, seed=1, checkpoint=checkpoint)
+    report = rerun_teacher(tmp_path / "maps", images, 2, seed=1, checkpoint=checkpoint, device="cpu")
     assert report.max_error > report.tolerance
     assert len(report.problems) == 2
     assert "expected an error of at most 0.005" in report.problems[0]
@@ -100,13 +110,13 @@ def test_maps_of_other_weights_are_found(images: ImageList, checkpoint: Path, tm
 def test_a_teacher_that_cannot_be_built_again(images: ImageList, checkpoint: Path, tmp_path: Path) -> None:
     extract(images, tmp_path / "maps")
     with pytest.raises(TeacherError, match="found random weights; give the weights' file as --checkpoint"):
-        verify_deep(tmp_path / "maps", images, 1)
+        rerun_teacher(tmp_path / "maps", images, 1, device="cpu")
     other = tmp_path / "other.safetensors"
     save_weights(replace(SPEC, random_weights=1), other)
     with pytest.raises(
         TeacherError, match=f"teacher.digest: expected '{read_header(tmp_path / 'maps').teacher['digest']}"
     ):
-        verify_deep(tmp_path / "maps", images, 1, checkpoint=other)
+        rerun_teacher(tmp_path / "maps", images, 1, checkpoint=other, device="cpu")
 
 
 def test_the_command(images: ImageList, checkpoint: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models on which no identity holds by a zero."""
+"""Models for checks of identities: none of them holds only because something is zero."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SIZE = 96  # pixels
 
 
 def shaken(name: str, **args: Any) -> torch.nn.Module:
-    """A model whose norms and biases are random, so that no identity holds by a zero, and whose signal survives."""
+    """A model with random norms and biases, and batch norms calibrated on noise, so that its signal survives."""
     torch.manual_seed(0)
     model: torch.nn.Module = timm.create_model(name, num_classes=10, **args)
     with torch.no_grad():

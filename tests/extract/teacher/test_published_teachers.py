@@ -33,20 +33,9 @@ def test_mean_of_the_stored_logits_is_the_models_own(
     images = tmp_path / "images"
     (tmp_path / "classes.txt").write_text("".join(f"{i}\n" for i in range(1000)))  # digit 7 is class 7 of 1000
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "cli",
-            "extract",
-            images,
-            tmp_path / "maps",
-            "--teacher",
-            name,
-            "--random-weights",
-            "3",
-        ),
-        *("--class-map", tmp_path / "classes.txt", "--batch-size", "2", "--workers", "0"),
-    ]
+        sys.executable, "-m", "cli", "extract", images, tmp_path / "maps", "--teacher", name, "--random-weights", "3",
+        "--class-map", tmp_path / "classes.txt", "--batch-size", "2", "--workers", "0",
+    ]  # fmt: skip
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     maps = MapStore(tmp_path / "maps")

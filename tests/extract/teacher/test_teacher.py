@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights
 
 
 def randomised(name: str, path: Path, **model_args: Any) -> Path:
-    """Weights of a model whose norms and biases are random, so that no identity holds by a zero."""
+    """Weights of a model whose norms and biases are random, so that no identity holds only because one is zero."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10, **model_args)
     for tensor in model.state_dict().values():
