@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from store import ShardError, StoreError, StoreMismatch
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tests.tokenmix_loader.join.datasets import CROP, Pairs, Targets, shuffled
 from tokenmix_loader import MapDataset
+from tokenmix_loader.join.rows import check_size
 
 
 def test_missing_maps_are_an_error_or_scored_by_area(images: Path, make_store: StoreMaker) -> None:
@@ -140,3 +142,17 @@ def test_images_of_another_shape_are_refused_scaled_ones_are_not(
         return
     with pytest.raises(StoreMismatch, match=r"expected an image of 60 x \d+ px or scaled.*EXIF"):
         dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        ((500, 375), True), ((256, 192), True), ((341, 256), True), ((342, 256), True),  # of either rounding
+        ((501, 375), True), ((375, 500), False), ((500, 371), False), ((490, 375), False), ((256, 256), False),
+    ],
+)  # fmt: skip
+def test_scaled_images_fit_to_a_pixel(size: tuple[int, int], fits: bool) -> None:
+    """The map was made of 500 x 375 px; an image without a map has size (0, 0), which fits any."""
+    check_size("a.jpg", size, (0, 0))
+    with nullcontext() if fits else pytest.raises(StoreMismatch, match="'a.jpg': expected an image of 500 x 375 px"):
+        check_size("a.jpg", size, (500, 375))
