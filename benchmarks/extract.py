@@ -32,13 +32,15 @@ from torch.utils.data import DataLoader
 
 from benchmarks import read
 from benchmarks.photographs import SIZE, write_photographs
-from extract.command_line.commands import share_cores
-from extract.images.listing import ImageList, list_images
+from extract.command_line.terminal import share_cores
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
+from extract.job.decoding import Decoder
 from extract.job.run import START_METHOD, run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.preprocess import Decoder
+from extract.teacher.model import AMP_DTYPES
 from extract.teacher.presets import apply_preset
-from extract.teacher.timm_teacher import AMP_DTYPES, Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 
 CLASSES = 10
 RESULTS = Path(__file__).parent / "results"
@@ -90,8 +92,10 @@ def main() -> None:
 def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:
     """The figures of one case."""
     size = None if case.input_px is None else (case.input_px, case.input_px)
-    spec = dict(name=case.teacher, random_weights=0, num_classes=CLASSES, device=given.device, amp=given.amp)
-    teacher = Teacher(TeacherSpec(**apply_preset(spec | {"input_size": size})))
+    spec = TeacherSpec(
+        case.teacher, random_weights=0, num_classes=CLASSES, input_size=size, device=given.device, amp=given.amp
+    )
+    teacher = TimmTeacher(apply_preset(spec))
     options = JobOptions(batch_size=given.batch_size, decoding_processes=given.workers, shard_rows=1024)
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder) / "images", case.images, CLASSES, case.photograph)
@@ -99,7 +103,7 @@ def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:
         return {"case": case._asdict(), **measure(teacher, images, options, Path(folder), given.rounds)}
 
 
-def measure(teacher: Teacher, images: ImageList, options: JobOptions, folder: Path, rounds: int) -> dict[str, Any]:
+def measure(teacher: TimmTeacher, images: ImageList, options: JobOptions, folder: Path, rounds: int) -> dict[str, Any]:
     """Images per second of the job, the forward pass and decoding, and how the job stands to each limit."""
     turns: dict[str, Callable[[int], Cost]] = {
         "forward": lambda _: forward_cost(teacher, options.batch_size),
@@ -137,7 +141,7 @@ def cpu_seconds() -> float:
 
 
 @torch.no_grad()
-def forward_cost(teacher: Teacher, batch_size: int, seconds: float = 5.0) -> Cost:
+def forward_cost(teacher: TimmTeacher, batch_size: int, seconds: float = 5.0) -> Cost:
     """Of `model(x)` alone, on a normalised batch that is on the device."""
     pixels = torch.zeros(batch_size, 3, *teacher.preprocessing.input_size, dtype=torch.uint8)
     images = teacher.normalise(pixels)
@@ -153,14 +157,14 @@ def forward_cost(teacher: Teacher, batch_size: int, seconds: float = 5.0) -> Cos
         return Cost((now(teacher) - started) / done, (cpu_seconds() - cpu) / done)
 
 
-def now(teacher: Teacher) -> float:
+def now(teacher: TimmTeacher) -> float:
     """The time when the device has done all that it was given."""
     if teacher.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()
 
 
-def decode(teacher: Teacher, images: ImageList, options: JobOptions) -> None:
+def decode(teacher: TimmTeacher, images: ImageList, options: JobOptions) -> None:
     """What the decoding processes do, with nobody behind them."""
     decoder = Decoder(images, teacher.preprocessing)
     loader: DataLoader[Any] = DataLoader(

@@ -21,9 +21,10 @@ import torch
 from benchmarks.photographs import write_photographs
 from benchmarks.read import machine
 from extract.images.listing import list_images
-from extract.job.run import Progress, run_job
+from extract.job.progress import Progress
+from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 
 CLASSES = 10
 BATCH = 32
@@ -48,7 +49,7 @@ def main() -> None:
 def run(folder: Path, count: int, workers: int = 2, every: int = 10) -> list[tuple[int, float]]:
     """Run the job on `count` small images; (images done, MB of all processes) after every so many batches."""
     write_photographs(folder / "images", count, CLASSES, size=(160, 120))
-    teacher = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=CLASSES, input_size=(64, 64)))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", random_weights=0, num_classes=CLASSES, input_size=(64, 64)))
     samples: list[tuple[int, float]] = []
 
     def look(progress: Progress) -> None:

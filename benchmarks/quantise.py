@@ -25,10 +25,13 @@ from benchmarks.read import machine
 from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 from recipes.context_digits.demo import TEACHER
 from recipes.context_digits.generate import generate
-from tokenmix_loader import MapStore, align, evidence, mix_scores, mix_targets, normalise, refine, sample_masks, trace
+from tokenmix_loader import MapStore, align, evidence, mix_targets, sample_masks, trace
+from tokenmix_loader.scoring.evidence import normalise
+from tokenmix_loader.scoring.geometry import refine
+from tokenmix_loader.scoring.targets import mix_scores
 
 SPEC = dict(checkpoint=TEACHER, num_classes=10, model_args={"output_stride": 8}, input_size=(96, 96), crop_pct=1.0)
 DTYPES = ("float32", "float16", "uint8")
@@ -72,7 +75,7 @@ def run(folder: Path, kind: str, crops: int) -> dict[str, Any]:
 def extract(folder: Path, kind: str, dtype: str) -> MapStore:
     """The store of this kind and dtype."""
     path = folder / f"{kind}-{dtype}"
-    teacher = Teacher(TeacherSpec("test_resnet", crop_mode="squash", kind=kind, **SPEC))  # type: ignore[arg-type]
+    teacher = TimmTeacher(TeacherSpec("test_resnet", crop_mode="squash", kind=kind, **SPEC))  # type: ignore[arg-type]
     run_job(
         list_images(folder / "images"), path, teacher, JobOptions(dtype=dtype, shard_rows=200, decoding_processes=0)
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from extract.errors import ExtractError
-from extract.images.listing import ImageList
+from extract.images.image_list import ImageList
 from extract.images.stored_order import in_stored_order
-from extract.teacher.preprocess import Decoder, Preprocessing
+from extract.job.decoding import Decoder
+from extract.teacher.preprocess import Preprocessing
 from store import read_header, unreadable_rows
-from store.format.sharding import shard_name
-from store.spec import INDEX_FILE
+from store.spec import INDEX_FILE, shard_name
 
 
 def drop_repaired(images: ImageList, store: Path) -> list[str]:
@@ -32,7 +32,7 @@ def drop_repaired(images: ImageList, store: Path) -> list[str]:
     decoder = Decoder(images, Preprocessing(**made))
     unreadable = {key for key, _ in unreadable_rows(store)}
     rows = [row for row, key in enumerate(images.keys) if key in unreadable and decoder[row].pixels is not None]
-    repaired = Counter(header.layout.shard_of(row) for row in rows)
+    repaired = Counter(header.sharding.shard_of(row) for row in rows)
     for name in (*map(shard_name, repaired), *([INDEX_FILE] if repaired else [])):
         (store / name).unlink(missing_ok=True)
     return [f"{shard_name(shard)}: removed, images that can be read now: {n}" for shard, n in repaired.items()]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from extract.images.listing import ImageList, list_images
-from extract.teacher.timm_teacher import Teacher
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
+from extract.teacher.timm_teacher import TimmTeacher
 from tests.extract.jobs import NAMES, SPEC
 
 torch.set_num_threads(1)  # several measure the machine, and wait for each other where it is busy
@@ -43,9 +44,9 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def teacher() -> Teacher:
+def teacher() -> TimmTeacher:
     """A teacher for the images of `tests.extract.jobs`."""
-    return Teacher(SPEC)
+    return TimmTeacher(SPEC)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import torch
 
 from extract.images.listing import list_images
 from extract.job.run import run_job
-from extract.settings import JobOptions
-from extract.settings import TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.timm_teacher import TimmTeacher
 
 torch.set_num_threads(1)  # threads do not survive a fork
-TEACHER = Teacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
+TEACHER = TimmTeacher(TeacherSpec("test_resnet", random_weights=0, num_classes=3, input_size=(64, 64)))
 
 
 def extract(

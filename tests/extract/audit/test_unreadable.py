@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from extract.audit.unreadable import drop_repaired
-from extract.images.listing import ImageList
-from extract.teacher.timm_teacher import Teacher
+from extract.images.image_list import ImageList
+from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, unreadable_rows, verify
 from store.index import write_index
 from tests.extract.jobs import SPEC, run, shard_bytes
@@ -35,7 +35,7 @@ def mend(images: ImageList, row: int) -> None:
     shutil.copy(images.root.parent / "whole" / images.keys[row], images.root / images.keys[row])
 
 
-def test_only_shards_of_repaired_images_go(torn: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_only_shards_of_repaired_images_go(torn: ImageList, teacher: TimmTeacher, tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     run(torn, maps, teacher, max_errors=3)
     before = shard_bytes(maps)

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.images.listing import ImageList, list_images
-from extract.teacher.timm_teacher import Teacher
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
+from extract.teacher.timm_teacher import TimmTeacher
 from extract.worker import Worker
 from store import MapStore, StoreMismatch, verify
 from tests.extract.jobs import SPEC, run, shard_bytes
 
 
-def test_resume_reads_only_what_is_missing(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_resume_reads_only_what_is_missing(images: ImageList, teacher: TimmTeacher, tmp_path: Path) -> None:
     run(images, tmp_path / "maps", teacher)
     before = shard_bytes(tmp_path / "maps")
     (tmp_path / "maps" / "shard-00002.h5").unlink()
@@ -27,7 +28,7 @@ def test_resume_reads_only_what_is_missing(images: ImageList, teacher: Teacher, 
 
 
 def test_stop_drops_the_shard_in_flight_and_resume_completes(
-    images: ImageList, teacher: Teacher, tmp_path: Path
+    images: ImageList, teacher: TimmTeacher, tmp_path: Path
 ) -> None:
     run(images, tmp_path / "alone", teacher)
     seen: list[int] = []
@@ -64,16 +65,18 @@ OTHER_INPUT = {"input_size": (96, 96)}
     ],
 )
 def test_another_configuration_is_refused(
-    field: str, change: dict[str, Any], options: dict[str, Any], images: ImageList, teacher: Teacher, tmp_path: Path
+    field: str, change: dict[str, Any], options: dict[str, Any], images: ImageList, teacher: TimmTeacher, tmp_path: Path
 ) -> None:
     run(images, tmp_path / "maps", teacher, stop=lambda: True)  # leaves a header
     (tmp_path / "maps" / "shard-00000.h5").write_bytes(b"not to be touched")
     with pytest.raises(StoreMismatch, match=f"\n  {field}"):
-        run(images, tmp_path / "maps", Teacher(replace(SPEC, **change)) if change else teacher, **options)
+        run(images, tmp_path / "maps", TimmTeacher(replace(SPEC, **change)) if change else teacher, **options)
     assert shard_bytes(tmp_path / "maps") == {"shard-00000.h5": b"not to be touched"}
 
 
-def test_another_batch_size_and_number_of_workers_resume(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_another_batch_size_and_number_of_workers_resume(
+    images: ImageList, teacher: TimmTeacher, tmp_path: Path
+) -> None:
     """Bytes are those of one batch size; another rounds the teacher's sums otherwise."""
     run(images, tmp_path / "alone", teacher)
     run(images, tmp_path / "maps", teacher)
@@ -90,7 +93,9 @@ def test_another_batch_size_and_number_of_workers_resume(images: ImageList, teac
     np.testing.assert_allclose(maps.read(range(18)), exact, atol=2**-10 * float(np.abs(exact).max()))
 
 
-def test_an_empty_store_of_another_configuration_says_so(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_an_empty_store_of_another_configuration_says_so(
+    images: ImageList, teacher: TimmTeacher, tmp_path: Path
+) -> None:
     run(images, tmp_path / "maps", teacher)
     for shard in (tmp_path / "maps").glob("shard-*"):
         shard.unlink()
@@ -98,7 +103,7 @@ def test_an_empty_store_of_another_configuration_says_so(images: ImageList, teac
         run(images, tmp_path / "maps", teacher, dtype="float32")
 
 
-def test_what_is_no_file_is_no_shard(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_what_is_no_file_is_no_shard(images: ImageList, teacher: TimmTeacher, tmp_path: Path) -> None:
     run(images, tmp_path / "maps", teacher)
     shard = tmp_path / "maps" / "shard-00001.h5"
     shard.unlink()
@@ -107,14 +112,14 @@ def test_what_is_no_file_is_no_shard(images: ImageList, teacher: Teacher, tmp_pa
     assert verify(tmp_path / "maps").ok
 
 
-def test_another_image_folder_is_refused(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_another_image_folder_is_refused(images: ImageList, teacher: TimmTeacher, tmp_path: Path) -> None:
     run(images, tmp_path / "maps", teacher)
     (images.root / "cat" / "0.jpg").rename(images.root / "cat" / "00.jpg")
     with pytest.raises(StoreMismatch, match="dataset.digest"):
         run(list_images(images.root), tmp_path / "maps", teacher)
 
 
-def test_a_moved_image_folder_resumes(images: ImageList, teacher: Teacher, tmp_path: Path) -> None:
+def test_a_moved_image_folder_resumes(images: ImageList, teacher: TimmTeacher, tmp_path: Path) -> None:
     run(images, tmp_path / "maps", teacher)
     (tmp_path / "maps" / "shard-00002.h5").unlink()
     moved = images.root.rename(tmp_path / "elsewhere")
