@@ -1,4 +1,4 @@
-"""Worker i of n: the only notion of parallelism, and which shards it owes."""
+"""Worker i of n: the only notion of parallelism, and which shards are its share."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ class Worker:
         if not 0 <= self.index < self.count:
             raise ExtractError(f"worker {self.index}/{self.count}: expected 0 <= i < n in i/n")
 
+    def owns(self, shard: int) -> bool:
+        """Whether the shard belongs to this worker's share."""
+        return shard % self.count == self.index
+
     def share(self, shards: Iterable[int]) -> list[int]:
         """Those of `shards` that are this worker's."""
-        return [shard for shard in shards if shard % self.count == self.index]
+        return [shard for shard in shards if self.owns(shard)]
 
     def next_shard(self, shards: int, taken: Container[int]) -> int | None:
         """The shard of 0..shards-1 to begin next: the first free one of this worker's share, else another's.

@@ -10,12 +10,13 @@ from statistics import median
 
 import torch
 
-from extract.images.listing import ImageList
+from extract.images.classes import TeacherClasses
+from extract.images.image_list import ImageList
 from extract.images.stored_order import in_stored_order, require_same
+from extract.job.decoding import Decoder
 from extract.job.run import make_header
 from extract.settings import JobOptions
-from extract.teacher.preprocess import Decoder
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.protocol import Teacher
 from store import Header
 from store.folder.files import present_shards
 from store.format.rows import row_nbytes
@@ -38,26 +39,28 @@ class Plan:
         return self.header.rows / min(self.decode_rate, self.teacher_rate) / 3600
 
 
-def make_plan(images: ImageList, teacher: Teacher, options: JobOptions) -> Plan:
+def make_plan(images: ImageList, teacher: Teacher, classes: TeacherClasses, options: JobOptions) -> Plan:
     """Measure a few batches and add up; writes nothing. Raises what the job would raise at its start."""
-    header = make_header(images, teacher, options)
+    header = make_header(images, teacher, options, classes.outputs)
     return Plan(
         header=header,
-        shards=header.layout.shards,
+        shards=header.sharding.shards,
         nbytes=header.rows * row_nbytes(header),
         decode_rate=_decode_rate(images, teacher) * max(1, options.decoding_processes),
         teacher_rate=_teacher_rate(teacher, min(options.batch_size, options.shard_rows, len(images))),
     )
 
 
-def missing_shards(images: ImageList, store: Path, teacher: Teacher, options: JobOptions) -> int:
+def missing_shards(
+    images: ImageList, teacher: Teacher, classes: TeacherClasses, store: Path, options: JobOptions
+) -> int:
     """How many shards the job would have to do; writes nothing. Raises what the job would raise at its start."""
     images, earlier = in_stored_order(images, store, extend=options.extend)
-    header = make_header(images, teacher, options, earlier)
+    header = make_header(images, teacher, options, classes.outputs, earlier)
     if not (store / HEADER_FILE).exists():
-        return header.layout.shards
+        return header.sharding.shards
     require_same(store, header)
-    return header.layout.shards - len(present_shards(store, header))
+    return header.sharding.shards - len(present_shards(store, header))
 
 
 def _decode_rate(images: ImageList, teacher: Teacher, seconds: float = 2.0) -> float:
@@ -76,7 +79,7 @@ def _teacher_rate(teacher: Teacher, batch_size: int, seconds: float = 5.0) -> fl
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 20):
         started = time.monotonic()
-        teacher.maps(pixels, labels)  # ends with a copy to the CPU, so the device has finished
+        teacher.start(pixels, labels).result()  # ends with a copy to the CPU, so the device has finished
         times.append(time.monotonic() - started)
         if times[0] > seconds:
             break

@@ -1,4 +1,4 @@
-"""From row batches to shards on the disk, beside the teacher."""
+"""From rows to shards on the disk, in a thread beside the teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Publisher:
     """Appends row batches to shards in order, in one thread of its own; the last batch of a shard publishes it."""
 
     def __init__(self, header: Header, queue: ShardQueue, note: Callable[[], dict[str, Json]]):
-        """`note` gives what goes with every sign of life."""
+        """`note` returns what other workers are told with every sign of life."""
         self.write_s = 0.0  # spent in the thread
         self._header, self._queue, self._note = header, queue, note
         self._failed = False
@@ -27,8 +27,8 @@ class Publisher:
 
     def append(self, first_row: int, rows: RowBatch) -> bool:
         """Queue a batch; True when it completes its shard. Raises what an earlier write raised."""
-        shard = self._header.layout.shard_of(first_row)
-        last = first_row + len(rows.key) == self._header.layout.bounds(shard)[1]
+        shard = self._header.sharding.shard_of(first_row)
+        last = first_row + len(rows.key) == self._header.sharding.bounds(shard)[1]
         self._pending.append(self._thread.submit(self._write, shard, rows, last))
         while len(self._pending) > QUEUED_BATCHES or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
@@ -40,7 +40,7 @@ class Publisher:
             self._pending.popleft().result()
 
     def _write(self, shard: int, rows: RowBatch, last: bool) -> None:
-        if self._failed:  # what was queued behind a failed write belongs to a torn shard
+        if self._failed:  # rows queued behind a failed write belong to a shard that is not complete
             return
         started = time.monotonic()
         try:

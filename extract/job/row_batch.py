@@ -1,4 +1,4 @@
-"""From the teacher's maps to rows of the store."""
+"""From labels to the teacher's outputs, and from its maps to rows of the store."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from extract.errors import TeacherError
-from extract.images.listing import ImageList
-from extract.teacher.kinds import Maps
-from extract.teacher.preprocess import Batch
+from extract.images.image_list import ImageList
+from extract.job.decoding import Batch
+from extract.teacher.protocol import Maps
 from store import Header, RowBatch
 from store.spec import STATUS_OK, STATUS_UNREADABLE
 
 Array = npt.NDArray[Any]
+
+
+def outputs_of(header: Header, labels: npt.NDArray[np.int32]) -> torch.Tensor:
+    """The outputs of the teacher that show these classes, int64 [B]; zeros for maps that need no classes."""
+    if not len(header.teacher_class):
+        return torch.zeros(len(labels), dtype=torch.int64)
+    return torch.from_numpy(header.teacher_class[labels])
 
 
 def row_batch(images: ImageList, batch: Batch, maps: Maps, header: Header) -> RowBatch:

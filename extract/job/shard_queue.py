@@ -1,7 +1,8 @@
-"""Which shard next: this worker's own in order, then those of others that nobody is at work on.
+"""Which shard next: this worker's own in order, then those of others that no one has begun.
 
-Workers never talk. They look at the store's folder before every shard: a finished shard has its name, a begun one
-its writer's claim (store/folder/claims.py). Claims are hints: at worst a shard is computed twice, to the same bytes.
+Workers do not send each other messages. Before every shard they read the store's folder: a finished shard is there
+under its name, a begun one as its writer's claim (store/folder/claims.py). Claims are hints: at worst a shard is
+computed twice, to the same bytes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from store import Header, ShardWriter
 from store.folder.claims import Claim, Listing, list_shards
 from store.format.header import Json
 
-BEAT_S = 10.0  # between signs of life: rare enough for the metadata server of a file system with 1,000 workers
-MAX_PAUSE_S = 5.0  # between two looks at the folder while others finish
-SETTLE_S = 2.0  # until what one worker writes is seen by all others, twice over
-OUTAGE_S = 600.0  # for which a folder may be away
-SILENT_S = 120.0  # a claim without a sign of life for longer is nobody's
+BEAT_S = 10.0  # between two signs of life: rare enough for the metadata server of a file system with 1,000 workers
+MAX_PAUSE_S = 5.0  # between two readings of the folder while others finish
+SETTLE_S = 2.0  # twice the time until all workers see what one has written
+OUTAGE_S = 600.0  # how long a folder may be unreachable
+SILENT_S = 120.0  # a claim without a sign of life for longer counts no more
 
 _AWAY = (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 T = TypeVar("T")
 
 
 def outlast(action: Callable[[], T]) -> T:
-    """`action`, again and again for OUTAGE_S while the store's folder cannot be reached: network folders come back."""
+    """The result of `action`, repeated for up to OUTAGE_S while the store's folder cannot be reached."""
     end, pause_s = time.monotonic() + OUTAGE_S, 0.1
     while True:
         try:
@@ -41,69 +42,70 @@ def outlast(action: Callable[[], T]) -> T:
         pause_s = min(2 * pause_s, 10.0)
 
 
-class Board(Protocol):
-    """What workers see of each other: the folder of the store, or a simulation of it."""
+class Claims(Protocol):
+    """How a worker sees and makes claims: in the folder of the store, or in a simulation of it."""
 
     def taken(self) -> Container[int]:
-        """Shards that are finished, or begun by a worker that seems alive."""
+        """Shards that are finished, or claimed by a worker that seems alive."""
 
     def begin(self, shard: int) -> None:
         """Claim a shard."""
 
     def keep(self, shard: int) -> bool:
-        """Whether ours is the first of the claims on this shard by workers that seem alive; else it is dropped."""
+        """Whether our claim on the shard is the first of those by workers that seem alive; else it is given up."""
 
 
-class Turns:
-    """Decides which shard this worker computes next; knows neither files nor the time."""
+class ShardChoice:
+    """Decides which shard this worker computes next; knows neither files nor clocks."""
 
-    def __init__(self, worker: Worker, shards: int, board: Board):
-        self._worker, self._shards, self._board = worker, shards, board
+    def __init__(self, worker: Worker, shards: int, claims: Claims):
+        self._worker, self._shards, self._claims = worker, shards, claims
         self._claimed: int | None = None
         self._due_s = 0.0
 
     def take(self, now_s: float) -> int | None:
         """The shard to compute now; None when there is none, or not yet: then ask again.
 
-        Many may run out at once and claim the same shard of another's share before they see each other. So such a
-        claim is looked at again after SETTLE_S, and all but the first, by name, give way.
+        Several workers may finish their shares at the same time and claim the same shard of another before they see
+        each other's claims. So a claim on another's shard is checked again after SETTLE_S; of several, only the first
+        by name is kept.
         """
         while True:
             if self._claimed is None:
-                self._claimed = self._worker.next_shard(self._shards, self._board.taken())
+                self._claimed = self._worker.next_shard(self._shards, self._claims.taken())
                 if self._claimed is None:
                     return None
-                self._board.begin(self._claimed)
-                self._due_s = now_s + (0 if self._claimed in self._worker.share([self._claimed]) else SETTLE_S)
+                self._claims.begin(self._claimed)
+                self._due_s = now_s + (0 if self._worker.owns(self._claimed) else SETTLE_S)
             if now_s < self._due_s:
                 return None
             shard, self._claimed = self._claimed, None
-            if self._board.keep(shard):
+            if self._claims.keep(shard):
                 return shard
 
 
 class ShardQueue:
-    """This worker's view of the folder, and the writers of the shards that it has claimed; a `Board`."""
+    """The shards of a store that are still to be computed, and the writers of those that this worker has claimed."""
 
     def __init__(self, store: Path, header: Header, worker: Worker):
-        self._turns = Turns(worker, header.layout.shards, self)
+        self._choice = ShardChoice(worker, header.sharding.shards, self)
         self.writers: dict[int, ShardWriter] = {}
-        self._begun: set[int] = set()  # by us, ever: a folder read during a rename may show neither name
+        self._begun: set[int] = set()  # all that we ever claimed: a folder read during a rename may show neither name
         self._store, self._header, self._worker = store, header, worker
         self._last_note, self._last_batch = -math.inf, time.monotonic()
         self._longest_gap_s = 0.0
-        self._heard: dict[str, tuple[float, float]] = {}  # of each claim its last sign of life, and when we saw it
+        self._last_signs: dict[str, tuple[float, float]] = {}  # claim -> its last sign of life, when we first saw it
 
     def take(self) -> int | None:
-        """Claim the next shard, as `Turns.take`; its writer is then in `writers`."""
+        """Claim the next shard, as `ShardChoice.take`; its writer is then in `writers`."""
         self._last_batch = time.monotonic()  # time spent without a shard is no batch
-        return self._turns.take(time.monotonic())
+        return self._choice.take(time.monotonic())
 
     def wait(self, stop: Callable[[], bool]) -> int | None:
         """Claim a shard; None when all are in place, or on `stop`.
 
-        While others are at work on all that is missing, wait: should one fall silent, its shard must not be lost. That
-        takes no longer than one shard of the slowest worker.
+        While others work on all the missing shards, wait: if one of them dies, we do its shard. That takes no longer
+        than one shard of the slowest worker.
         """
         pause_s = 0.1
         while not stop():
@@ -114,15 +116,15 @@ class ShardQueue:
         return None
 
     def total(self) -> int:
-        """Rows of all shards begun so far, and of those of this worker's share that nobody has begun."""
-        ours = self._begun | (set(self._worker.share(range(self._header.layout.shards))) - self.taken())
-        bounds = [self._header.layout.bounds(shard) for shard in ours]
+        """Rows of all shards that this worker has begun so far, and of those of its share that no one has begun."""
+        share = set(self._worker.share(range(self._header.sharding.shards)))
+        bounds = [self._header.sharding.bounds(shard) for shard in self._begun | (share - self.taken())]
         return sum(stop - start for start, stop in bounds)
 
     def unfinished(self) -> list[int]:
         """Shards of all workers that are not in place."""
         finished = self._look().finished
-        return [shard for shard in range(self._header.layout.shards) if shard not in finished]
+        return [shard for shard in range(self._header.sharding.shards) if shard not in finished]
 
     def taken(self) -> set[int]:
         """Finished shards, those with a claim that seems alive, and all of our own."""
@@ -135,13 +137,13 @@ class ShardQueue:
         self._begun.add(shard)
 
     def keep(self, shard: int) -> bool:
-        """Whether ours is the first claim by name; else it is dropped. Claims of the silent are removed."""
+        """Whether our claim is the first by name; else it is given up. Claims without signs of life are removed."""
         ours = self.writers[shard].temporary.name
         for claim in self._look().claims:
             if claim.shard != shard or claim.path.name == ours:
                 continue
             if not self._lives(claim):
-                claim.path.unlink(missing_ok=True)  # its writer, should it wake up, begins a new file
+                claim.path.unlink(missing_ok=True)  # should its writer go on, it creates a new file
             elif claim.path.name < ours:
                 self.writers.pop(shard).discard()
                 self._begun.remove(shard)
@@ -149,7 +151,7 @@ class ShardQueue:
         return True
 
     def beat(self, note: dict[str, Json]) -> None:
-        """A sign of life on every claim; to be called from the thread that writes, after every batch."""
+        """Give a sign of life on every claim; to be called from the thread that writes, after every batch."""
         now = time.monotonic()
         self._longest_gap_s = max(self._longest_gap_s, now - self._last_batch)
         self._last_batch = now
@@ -168,12 +170,13 @@ class ShardQueue:
         return outlast(lambda: list_shards(self._store, self._header))
 
     def _lives(self, claim: Claim) -> bool:
-        """A slow worker's batches take long for others too, so patience grows with our own.
+        """Whether its writer gave a sign of life lately.
 
-        A clock that was set back makes signs of life from the future, so we also count how long one has not changed.
+        Where our own batches take long, others' may, too, so the limit grows with them. If a clock was set back, a
+        sign of life may lie in the future, so we also measure for how long it has not changed.
         """
         now = time.monotonic()
-        heard, since = self._heard.get(claim.path.name, (math.nan, now))
-        if heard != claim.heard:
-            self._heard[claim.path.name] = claim.heard, (since := now)
+        heard, since = self._last_signs.get(claim.path.name, (math.nan, now))
+        if heard != claim.last_beat:
+            self._last_signs[claim.path.name] = claim.last_beat, (since := now)
         return not claim.dead and max(claim.age_s, now - since) <= max(SILENT_S, 4 * self._longest_gap_s)

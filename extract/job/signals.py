@@ -51,10 +51,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def follow_parent(parent: int, _worker_id: int = 0) -> None:
-    """For decoding processes of the process `parent`, which alone decides when they stop.
+    """To be called first in the decoding processes of the process `parent`, which alone decides when they stop.
 
-    Batch systems signal the whole group, so stop signals are ignored. torch's own watch on the parent misses one that
-    is killed while its workers start: they would stay for ever, so on Linux the kernel is asked to end them.
+    Batch systems signal all processes of a group, so stop signals are ignored here. torch's workers check whether the
+    parent is alive, but not while they start: they would stay for ever, so on Linux the kernel is asked to end them.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -60,7 +60,7 @@ class SlurmOptions:
     """What `tokenmix submit` asks of Slurm; None leaves it to the cluster's defaults."""
 
     tasks: int
-    log_dir: Path
+    log_dir: Path | None = None  # None: STORE.logs, beside the store
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -72,7 +72,7 @@ class SlurmOptions:
     parallel: int | None = None  # array tasks that may run at the same time
     warn_s: int = 120  # before the time limit
     setup: tuple[str, ...] = ()  # lines of shell before the command
-    command: str = "tokenmix"  # perhaps behind a container's
+    command: str | None = None  # None: this very `tokenmix`; perhaps behind a container's
     sbatch_args: tuple[str, ...] = ()
 
 
@@ -80,6 +80,11 @@ def this_command() -> str:
     """How to call the very `tokenmix` that runs now."""
     script = Path(sys.executable).with_name("tokenmix")
     return shlex.quote(str(script)) if script.exists() else "tokenmix"
+
+
+def log_folder(options: SlurmOptions, store: Path) -> Path:
+    """Where the tasks' logs go, as an absolute path."""
+    return (options.log_dir or Path(f"{store.absolute()}.logs")).absolute()
 
 
 def job_name(store: Path) -> str:
@@ -101,7 +106,7 @@ def render_arrays(options: SlurmOptions, store: Path, arguments: Sequence[str], 
 
 
 def _render(options: SlurmOptions, store: Path, arguments: Sequence[str], first: int, count: int) -> str:
-    command = " ".join([options.command, "extract", *map(shlex.quote, arguments)])
+    command = " ".join([options.command or this_command(), "extract", *map(shlex.quote, arguments)])
     return _SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in _directives(options, store, count)),
         setup="\n".join(options.setup) or ":",
@@ -123,7 +128,7 @@ def _directives(options: SlurmOptions, store: Path, count: int) -> list[str]:
         f"--signal=B:USR1@{options.warn_s}",
         "--requeue",
         "--open-mode=append",
-        f"--output={_directive_path(options.log_dir, '%x-%A_%a.log')}",
+        f"--output={_directive_path(log_folder(options, store), '%x-%A_%a.log')}",
         *options.sbatch_args,
     ]
 

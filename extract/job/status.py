@@ -6,9 +6,8 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
@@ -16,9 +15,9 @@ from extract.job.shard_queue import SILENT_S
 from extract.job.slurm import job_name
 from store import read_header, unreadable_rows
 from store.folder.claims import Claim, list_shards
-from store.format.sharding import header_name
+from store.spec import header_name
 
-WINDOW_S = 600.0  # in which finished shards make up the rate
+WINDOW_S = 600.0  # the rate is that of the shards finished in the last so many seconds
 _SLURM_TIMEOUT_S = 5.0
 
 
@@ -39,7 +38,7 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class Status:
-    """One look at a store; `rate` in img/s over the last minutes, `eta_s` None while nothing moves."""
+    """The state of a store at one time; `rate` in img/s over the last minutes, `eta_s` None while that is 0."""
 
     rows: int
     rows_done: int
@@ -58,13 +57,13 @@ class Status:
 
 
 def read_status(path: Path, *, unreadable: bool = False) -> Status:
-    """Look at the folder, and ask Slurm where there is one; `unreadable` opens every shard, which takes longer.
+    """Read the folder, and ask Slurm where there is one; `unreadable` opens every shard, which takes longer.
 
     Raises StoreError where there is no store, ShardError where `unreadable` meets a broken shard.
     """
     header = read_header(path)
     listing = list_shards(path, header, times=True)
-    rows = {shard: stop - start for shard in listing.finished for start, stop in [header.layout.bounds(shard)]}
+    rows = {shard: stop - start for shard in listing.finished for start, stop in [header.sharding.bounds(shard)]}
     now = time.time()
     window_s = min(WINDOW_S, now - (path / header_name(len(header.earlier))).stat().st_mtime)
     recent = sum(rows[shard] for shard, finished in listing.finished.items() if now - finished <= window_s)
@@ -73,7 +72,7 @@ def read_status(path: Path, *, unreadable: bool = False) -> Status:
     return Status(
         rows=header.rows,
         rows_done=done,
-        shards=header.layout.shards,
+        shards=header.sharding.shards,
         shards_done=len(rows),
         rate=rate,
         eta_s=(header.rows - done) / rate if rate else None,
@@ -81,30 +80,6 @@ def read_status(path: Path, *, unreadable: bool = False) -> Status:
         slurm=_slurm_states(job_name(path)),
         unreadable=tuple(unreadable_rows(path)) if unreadable else None,
     )
-
-
-def describe(status: Status) -> Iterator[str]:
-    """Lines for a person."""
-    yield f"rows      {status.rows_done} of {status.rows} ({100 * status.rows_done / status.rows:.1f} %)"
-    yield f"shards    {status.shards_done} of {status.shards}"
-    if not status.complete:
-        eta = "-" if status.eta_s is None else timedelta(seconds=round(status.eta_s))
-        yield f"speed     {status.rate:.1f} img/s over the last {WINDOW_S / 60:.0f} minutes, {eta} to go"
-    if status.slurm:
-        yield "slurm     " + ", ".join(f"{count} {state}" for state, count in sorted(status.slurm.items()))
-    counts = Counter(worker.state for worker in status.workers)
-    if counts:
-        yield "workers   " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    split = [w for w in status.workers if w.share_compute is not None]
-    if split:
-        parts = [(name, median(getattr(w, f"share_{name}") for w in split)) for name in ("read", "compute", "write")]
-        yield "time      " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts) + " (median worker)"
-    for worker in sorted(status.workers, key=lambda worker: -worker.age_s):
-        if worker.state != "working":
-            shards = ", ".join(map(str, worker.shards))
-            speed = "" if worker.rate is None else f", {worker.rate:.1f} img/s"
-            yield f"  {worker.state}: {worker.host} pid {worker.pid}, shards {shards}, {worker.age_s:.0f} s ago{speed}"
-    yield from (f"unreadable: {key!r}: {reason}" for key, reason in status.unreadable or ())
 
 
 def _workers(claims: Iterable[Claim]) -> list[WorkerState]:
@@ -139,7 +114,7 @@ def _worker(held: list[Claim], note: Mapping[str, float], rate: float | None, us
 
 
 def _slurm_states(name: str) -> dict[str, int]:
-    """What squeue says of unfinished tasks and, where there is accounting, sacct of the others since last week."""
+    """State -> tasks: the unfinished ones by squeue; by sacct, where there is accounting, the others of a week."""
     states = Counter(_answer("squeue", "--noheader", "--array", f"--name={name}", "--format=%T"))
     ended = _answer("sacct", "-X", "--noheader", "--parsable2", "--array", f"--name={name}", "--starttime=now-7days",
                     "--format=State")  # fmt: skip

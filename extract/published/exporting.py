@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from store.folder.files import StrPath
 from store.reading.map_store import MapStore
 from store.spec import STATUS_OK
 
+MAX_OUTPUTS_OF_HALF = 2049  # float16 holds every whole number up to 2048, but not all beyond
 _BATCH = 256
-_MOST_CLASSES = 2049  # beyond, float16 does not hold every class number
 
 
 def map_paths(keys: Sequence[str]) -> list[str]:
@@ -37,18 +37,19 @@ def map_paths(keys: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def export_tokenlabeling(path: StrPath, target: StrPath) -> Iterator[str]:
-    """Write float16 [2, k, h, w], logits and class numbers, for every row with a map; yields each key when done.
+def export_tree(path: StrPath, target: StrPath, *, on_progress: Callable[[int], None] = lambda _: None) -> int:
+    """Write float16 [2, k, h, w], logits and the teacher's outputs, for every row with a map; returns their number.
 
-    Started again, it goes on. Raises StoreError for a store of another kind, for more classes than float16 can number,
-    for logits beyond float16, for a file that is there with another content, and as `map_paths`.
+    Started again, it goes on. `on_progress` is called with the number of maps so far. Raises StoreError for a store of
+    another kind, a teacher of more outputs than float16 can number, logits beyond float16, a file that is there with
+    another content, and as `map_paths`.
     """
     store = MapStore(path)
-    classes = len(store.header.dataset["class_names"])  # type: ignore[arg-type]
-    if store.kind != "topk" or classes > _MOST_CLASSES:
+    outputs = store.header.outputs
+    if store.kind != "topk" or outputs > MAX_OUTPUTS_OF_HALF:
         raise StoreError(
-            f"{path}: expected kind topk and at most {_MOST_CLASSES} classes, found kind {store.kind} and {classes} "
-            "classes; such maps have no place in this format"
+            f"{path}: expected kind topk and at most {MAX_OUTPUTS_OF_HALF} classes of the teacher, found kind "
+            f"{store.kind} and {outputs} classes; such maps have no place in this format"
         )
     files = [Path(target) / file for file in map_paths(store.keys)]
     for folder in {file.parent for file in files}:
@@ -58,7 +59,8 @@ def export_tokenlabeling(path: StrPath, target: StrPath) -> Iterator[str]:
         chosen = rows[at : at + _BATCH]
         for row, logits, numbers in zip(chosen.tolist(), *store.read_topk(chosen), strict=True):
             _put(files[row], tensor_bytes(np.stack([_half(files[row], logits), numbers.astype(np.float16)])))
-            yield store.keys[row]
+        on_progress(min(at + _BATCH, len(rows)))
+    return len(rows)
 
 
 def _half(file: Path, logits: npt.NDArray[Any]) -> npt.NDArray[np.float16]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,22 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from extract.errors import ImagesError
-from extract.images.listing import ImageList
-from extract.job.publisher import Publisher
-from extract.job.run import Progress, Report
-from extract.job.shard_queue import ShardQueue
-from extract.published.exporting import map_paths
+from extract.errors import ExtractError, ImagesError
+from extract.images.image_list import ImageList
+from extract.job.decoding import reason_of
+from extract.job.fill import Rows, fill_store
+from extract.job.progress import Progress, Report
+from extract.published.exporting import MAX_OUTPUTS_OF_HALF, map_paths
 from extract.published.torch_file import read_tensor
 from extract.settings import ImportOptions
-from extract.teacher.preprocess import reason_of
-from store import Header, RowBatch, StoreError, create_store
-from store.folder.files import discard_leftovers
+from store import Header, RowBatch
 from store.spec import STATUS_OK, STATUS_UNREADABLE
 
 Array = npt.NDArray[Any]
 BATCH = 256
-MOST_CLASSES_OF_HALF = 2049  # float16 holds every whole number up to 2048, and no longer all beyond
 SAMPLED_FILES = 16
 
 
@@ -43,62 +40,64 @@ class TreeFormat(NamedTuple):
 FORMATS = {"tokenlabeling": TreeFormat("center", "float16"), "relabel": TreeFormat("squash", "float32")}
 
 
-def import_maps(
+def import_tree(
     form: str,
     tree: Path,
     images: ImageList,
     store: Path,
     options: ImportOptions,
+    teacher_class: Sequence[int] | None = None,
+    outputs: int | None = None,
     *,
     on_progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Fill this worker's share of the store, then help the others; started again, it goes on.
 
+    Class numbers in the files are outputs of the published teacher, of which there are `outputs`; `teacher_class` [K]
+    is the one that shows each class of the dataset. None: as many as the dataset has classes, in order.
+
     A missing or broken map is a row with status 1, and counted. The running top-1 is that of the
-    most frequent first class. Raises what `run_job` raises, and ImagesError for a tree of which no file is a map,
+    most frequent first class. Raises what `fill_store` raises, and ImagesError for a tree of which no file is a map,
     for two images of one map, and for class numbers that the files cannot hold.
     """
     paths = [tree / path for path in map_paths(images.keys)]
-    header = make_import_header(form, tree, paths, images, options)
-    create_store(store, header)
-    discard_leftovers(store)
-    queue = ShardQueue(store, header, options.worker)
-    progress, source = Progress(total=queue.total()), _Source(images, paths, header, options)
-    written, started = 0, time.monotonic()
-    with Publisher(header, queue, progress.note) as publisher:
-        while (shard := queue.wait(stop)) is not None:
-            progress.total = queue.total()
-            begin, end = header.layout.bounds(shard)
-            for at in range(begin, end, BATCH):
-                if stop():
-                    break
-                rows = source.read(range(at, min(at + BATCH, end)))
-                progress.count(rows, _top1(rows), options.max_errors, header.rows)
-                written += publisher.append(at, rows)
-                progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
-                on_progress(progress)
-        publisher.flush()
-    unfinished = queue.unfinished()
-    return Report(progress, written, not options.worker.share(unfinished), stopped=bool(unfinished))
+    header = make_import_header(form, tree, paths, images, options, teacher_class, outputs)
+    return fill_store(
+        store,
+        header,
+        _PublishedRows(images, paths, header),
+        batch_size=BATCH,
+        worker=options.worker,
+        max_errors=options.max_errors,
+        on_progress=on_progress,
+        stop=stop,
+    )
 
 
 def make_import_header(
-    form: str, tree: Path, paths: Sequence[Path], images: ImageList, options: ImportOptions
+    form: str,
+    tree: Path,
+    paths: Sequence[Path],
+    images: ImageList,
+    options: ImportOptions,
+    teacher_class: Sequence[int] | None = None,
+    outputs: int | None = None,
 ) -> Header:
     """All that decides the content: shapes from the first map that can be read, and a digest of a few files."""
+    outputs = len(images.class_names) if outputs is None else outputs
     first = _first_map(tree, paths)
-    if first.dtype == np.float16 and len(images.class_names) > MOST_CLASSES_OF_HALF:
+    if first.dtype == np.float16 and outputs > MAX_OUTPUTS_OF_HALF:
         raise ImagesError(
-            f"{tree}: expected at most {MOST_CLASSES_OF_HALF} classes, whose numbers float16 can hold, found "
-            f"{len(images.class_names)}; save the class numbers in another type"
+            f"{tree}: expected at most {MAX_OUTPUTS_OF_HALF} classes, whose numbers float16 can hold, found {outputs}; "
+            "save the class numbers in another type"
         )
     view, dtype = FORMATS[form]
     return Header(
         kind="topk",
         teacher={
             "name": f"imported from {form} files",
-            "classes": len(images.class_names),
+            "classes": outputs,
             "files": _sampled(paths),
             "logsumexp": "unknown",
         },
@@ -108,7 +107,7 @@ def make_import_header(
         rows=len(images),
         shard_rows=options.shard_rows,
         depth=first.shape[1],
-        dataset=images.header(),
+        dataset=images.header() | {"teacher_class": list(range(outputs) if teacher_class is None else teacher_class)},
         versions={name: version(name) for name in ("tokenmix-maps", "h5py", "pillow")} | {"tree": str(tree)},
     )
 
@@ -125,13 +124,19 @@ def view_of(sizes: npt.NDArray[np.int32], crop_mode: str, crop_pct: float) -> np
     return np.concatenate([0.5 - share / 2, 0.5 + share / 2], axis=1).astype(np.float32)
 
 
-class _Source:
-    """Rows of the store, made from images and maps."""
+class _PublishedRows:
+    """The `RowSource` of an import: rows made from images, of which only the size is read, and maps."""
 
-    def __init__(self, images: ImageList, paths: Sequence[Path], header: Header, options: ImportOptions) -> None:
+    def __init__(self, images: ImageList, paths: Sequence[Path], header: Header) -> None:
         self._images, self._paths, self._header = images, paths, header
-        self._crop = options.view or str(header.preprocessing["crop_mode"]), options.crop_pct
         self._shape = (2, header.depth, *header.grid)
+
+    def __call__(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Rows]:
+        for rows in row_numbers:
+            started = time.monotonic()
+            batch = self.read(rows)
+            progress.read_s += time.monotonic() - started
+            yield Rows(rows.start, batch, _most_frequent_first(batch))
 
     def read(self, rows: range) -> RowBatch:
         """B rows; ImagesError where the file system fails."""
@@ -144,8 +149,8 @@ class _Source:
         payload = self._payload(maps, errors)
         ok = np.array([not error for error in errors])
         sizes = np.array([size for _, size, _ in found], np.int32)
-        view = np.zeros((len(rows), 4), np.float32)
-        view[ok] = view_of(sizes[ok], *self._crop)
+        view, made = np.zeros((len(rows), 4), np.float32), self._header.preprocessing
+        view[ok] = view_of(sizes[ok], str(made["crop_mode"]), float(made["crop_pct"]))  # type: ignore[arg-type]
         return RowBatch(
             payload=payload,
             label=self._images.labels[rows.start : rows.stop],
@@ -190,11 +195,11 @@ class _Source:
         values, ids = maps[:, 0], maps[:, 1]
         with np.errstate(over="ignore"):
             values = values.astype(self._header.dtype)
-        most = len(self._header.dataset["class_names"])  # type: ignore[arg-type]
+        outputs = self._header.outputs
         ordered = np.sort(ids, axis=1)
         rules = (
             (np.isfinite(values), f"finite logits of type {self._header.dtype}"),
-            ((ids >= 0) & (ids < most) & (ids == np.floor(ids)), f"class numbers below {most}"),
+            ((ids >= 0) & (ids < outputs) & (ids == np.floor(ids)), f"class numbers below {outputs}"),
             (ordered[:, 1:] != ordered[:, :-1], "every class once per token"),
         )
         for holds, rule in rules:
@@ -213,8 +218,8 @@ class _Source:
         }
 
 
-def _top1(rows: RowBatch) -> npt.NDArray[np.int32]:
-    """For the running check only: the class that is the first of most tokens, int32 [B]."""
+def _most_frequent_first(rows: RowBatch) -> npt.NDArray[np.int32]:
+    """The output that is the first of most tokens, int32 [B]; for the running accuracy only."""
     first = rows.payload["topk_class"][:, 0].reshape(len(rows.key), -1)
     return np.array([np.bincount(tokens).argmax() for tokens in first], np.int32)
 
@@ -226,7 +231,7 @@ def _first_map(tree: Path, paths: Sequence[Path]) -> Array:
             found = read_tensor(path)
         except FileNotFoundError:
             continue
-        except StoreError as error:
+        except ExtractError as error:
             reason = f"{path}: {error}"
             continue
         if found.ndim == 4 and len(found) == 2 and min(found.shape) > 0:

@@ -12,9 +12,10 @@ from extract.worker import Worker, local_device
 def test_shares_partition_the_shards(shards: set[int], count: int) -> None:
     shares = [Worker(i, count).share(sorted(shards)) for i in range(count)]
     assert sorted(shard for share in shares for shard in share) == sorted(shards)
+    assert all(Worker(i, count).owns(shard) for i, share in enumerate(shares) for shard in share)
 
 
-def test_a_late_worker_owes_the_same_shards() -> None:
+def test_a_late_worker_has_the_same_share() -> None:
     """The share does not depend on what others have finished when this worker starts."""
     assert set(Worker(1, 3).share([4, 5, 6, 7])) <= set(Worker(1, 3).share(range(8)))
 

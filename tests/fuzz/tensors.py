@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from extract.errors import ExtractError
 from extract.published.torch_file import parse_tensor
-from store import StoreError
 
 Rng = np.random.Generator
 NUMEL = 2 * 5 * 18 * 18
@@ -30,12 +30,12 @@ CALLS = (
 
 
 def try_tensor(seed: int) -> str:
-    """Make a file and read it: "read", or "refused" by a StoreError."""
+    """Make a file and read it: "read", or "refused" by an ExtractError."""
     rng = np.random.default_rng(seed)
     data = (_damaged, _reshaped, _called, _program, _rezipped, _noise)[int(rng.integers(6))](rng)
     try:
         found = parse_tensor(data)
-    except StoreError as error:
+    except ExtractError as error:
         return "refused" if len(str(error)) < 2000 else "refused without end"
     assert math.prod(found.shape) <= NUMEL
     found.copy()  # every element can be reached

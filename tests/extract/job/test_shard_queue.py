@@ -13,13 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from extract.job.shard_queue import MAX_PAUSE_S, SILENT_S, ShardQueue, Turns
+from extract.job.shard_queue import MAX_PAUSE_S, SILENT_S, ShardChoice, ShardQueue
 from extract.worker import Worker
 from store import Header, create_store
 from store.folder.claims import list_shards
 
 HEADER = Header(
-    "label", {}, {}, (2, 2), "float16", 60, 10, {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""}, {}
+    "label",
+    {},
+    {},
+    (2, 2),
+    "float16",
+    60,
+    10,
+    {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""},
+    {},
 )
 
 
@@ -136,7 +144,7 @@ class Folder:
 
 @dataclass
 class View:
-    """What one simulated worker sees at `now`; a `Board`."""
+    """What one simulated worker sees at `now`; implements `Claims`."""
 
     folder: Folder
     worker: int
@@ -177,7 +185,7 @@ def simulate(rng: random.Random, workers: int, shards: int, *, mortal: float, de
     events = [(rng.uniform(0, 60), i, -1) for i in range(workers)]  # time, worker, the shard that it completes then
     heapq.heapify(events)
     views = [View(folder, i) for i in range(workers)]
-    turns = [Turns(Worker(i, workers), shards, view) for i, view in enumerate(views)]
+    choices = [ShardChoice(Worker(i, workers), shards, view) for i, view in enumerate(views)]
     computed, now = 0.0, 0.0
     while events:
         now, i, done = heapq.heappop(events)
@@ -190,7 +198,7 @@ def simulate(rng: random.Random, workers: int, shards: int, *, mortal: float, de
             folder.claims.pop(done, None)
             computed += 1
         views[i].now = now
-        shard = turns[i].take(now)
+        shard = choices[i].take(now)
         if shard is not None:
             heapq.heappush(events, (now + takes_s[i], i, shard))
         elif len(folder.finished) < shards:

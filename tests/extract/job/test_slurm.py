@@ -5,13 +5,10 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.command_line.options import given_arguments, job_options
 from extract.errors import ExtractError
 from extract.job.slurm import SlurmOptions, job_name, render_arrays, submit_arrays
 
@@ -78,23 +75,3 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExtractError, match="sbatch: expected.*--dry-run"):
         submit_arrays(["#!/bin/bash"], tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
-
-
-def test_arguments_are_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    @click.command()
-    @job_options
-    def command(**_: object) -> None:
-        click.echo("\0".join(given_arguments(click.get_current_context(), leave_out={"kind"})), nl=False)
-
-    line = ["images", "--teacher", "a b", "--pretrained", "--model-arg", "x=1", "--model-arg", "y=2", "--kind", "label"]
-    line += ["--input-size", "64x96", "--checkpoint", "w.pth"]
-    parts = CliRunner().invoke(command, line, catch_exceptions=False).output.split("\0")
-    assert parts[0] == str(tmp_path / "images")
-    options = " ".join(parts[1:])
-    for expected in ("--teacher a b", "--pretrained", "--model-arg x=1 --model-arg y=2", "--input-size 64x96",
-                     f"--checkpoint {tmp_path}/w.pth"):  # fmt: skip
-        assert expected in options
-    assert "--kind" not in options
-    assert "--batch-size" not in options

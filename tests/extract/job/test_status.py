@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 
 from extract.job.shard_queue import SILENT_S
-from extract.job.status import describe, read_status
+from extract.job.status import read_status
 from store import Header, StoreError, create_store
 
 HEADER = Header(
-    "label", {}, {}, (2, 2), "float16", 1005, 10, {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""}, {}
+    "label",
+    {},
+    {},
+    (2, 2),
+    "float16",
+    1005,
+    10,
+    {"root_name": "images", "class_names": [], "teacher_class": [], "digest": ""},
+    {},
 )
 
 
@@ -46,7 +54,6 @@ def test_counts_and_speed(store: Path) -> None:
     assert status.rate == pytest.approx(390 / 100, rel=0.05)
     assert status.eta_s == pytest.approx(610 / status.rate)
     assert not status.complete
-    assert "40 of 101" in "\n".join(describe(status))
 
 
 def test_only_the_last_minutes_count(store: Path) -> None:
@@ -54,7 +61,6 @@ def test_only_the_last_minutes_count(store: Path) -> None:
         os.utime(file, (time.time() - 3600,) * 2)
     status = read_status(store)
     assert (status.rate, status.eta_s) == (0, None)
-    assert "- to go" in "\n".join(describe(status))
 
 
 def test_who_works_and_who_does_not(store: Path) -> None:
@@ -73,10 +79,6 @@ def test_who_works_and_who_does_not(store: Path) -> None:
     assert states["node1", 10].rate is None
     assert states["node0", 7].rate == 10
     assert (states["node0", 7].share_read, states["node0", 7].share_compute) == (0.2, 0.7)
-    text = "\n".join(describe(read_status(store)))
-    assert "1 dead, 1 silent, 1 slow, 4 working" in text
-    assert "read 20 %, compute 70 %, write 10 %" in text
-    assert "silent: node0 pid 9, shards 61" in text
 
 
 def test_no_store(tmp_path: Path) -> None:

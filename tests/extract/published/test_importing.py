@@ -18,19 +18,20 @@ from cli import main
 from extract.audit.unreadable import drop_repaired
 from extract.errors import ExtractError, ImagesError
 from extract.images.listing import list_images
-from extract.published.exporting import export_tokenlabeling
-from extract.published.importing import import_maps, view_of
+from extract.job.progress import Report
+from extract.published.exporting import export_tree
+from extract.published.importing import import_tree, view_of
 from extract.settings import ImportOptions
 from store import MapStore, StoreError, StoreMismatch, verify
-from store.format.sharding import shard_name
+from store.spec import shard_name
 
 GRID, TOP, CLASSES = (3, 4), 5, 12
 NAMES = [f"c{i:02d}" for i in range(CLASSES)]
 
 
-def scored(seed: int, label: int) -> torch.Tensor:
+def scored(seed: int, label: int, outputs: int = CLASSES) -> torch.Tensor:
     """[2, k, h, w] as TokenLabeling's script makes it; the label is the first class of every token."""
-    logits = torch.randn(*GRID, CLASSES, generator=torch.Generator().manual_seed(seed))
+    logits = torch.randn(*GRID, outputs, generator=torch.Generator().manual_seed(seed))
     logits[..., label] += 9
     values, classes = logits.topk(TOP)
     return torch.stack([values.half(), classes.half()]).permute(0, 3, 1, 2)
@@ -48,16 +49,19 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(tree: Path, store: str = "store", form: str = "tokenlabeling", **options: Any) -> MapStore:
-    report = import_maps(
-        form,
-        tree / "maps",
-        list_images(tree / "images"),
-        tree / store,
-        ImportOptions(**{"shard_rows": 7, "max_errors": 9} | options),
-    )
+def run(
+    tree: Path, store: str = "store", form: str = "tokenlabeling", classes: tuple[Any, ...] = (), **options: Any
+) -> MapStore:
+    report = fill(tree, store, form, *classes, **options)
     assert report.complete
     return MapStore(tree / store)
+
+
+def fill(tree: Path, store: str, form: str, *classes: Any, **options: Any) -> Report:
+    options = {"shard_rows": 7, "max_errors": 9} | options
+    return import_tree(
+        form, tree / "maps", list_images(tree / "images"), tree / store, ImportOptions(**options), *classes
+    )
 
 
 def test_images_are_not_what_was_unreadable(tree: Path) -> None:
@@ -85,7 +89,9 @@ def test_what_is_in_the_files_is_in_the_store(tree: Path) -> None:
 
 def test_a_tree_and_back(tree: Path) -> None:
     store = run(tree)
-    assert len(list(export_tokenlabeling(tree / "store", tree / "out"))) == 24
+    seen: list[int] = []
+    assert export_tree(tree / "store", tree / "out", on_progress=seen.append) == 24
+    assert seen == [24]
     for file in sorted((tree / "maps").rglob("*.pt")):
         ours = torch.load(tree / "out" / file.relative_to(tree / "maps"), weights_only=True)
         theirs = torch.load(file, weights_only=True)
@@ -148,13 +154,35 @@ def test_what_is_broken_is_named_counted_and_stored_as_such(tree: Path) -> None:
     assert found.keys() == expected.keys()
     for name, reason in expected.items():
         assert found[name].startswith(reason), found[name]
-    assert len(list(export_tokenlabeling(tree / "store", tree / "out"))) == 15
+    assert export_tree(tree / "store", tree / "out") == 15
 
 
 def test_unsorted_maps_are_sorted(tree: Path) -> None:
     file = tree / "maps/c00/img_0.pt"
     torch.save(torch.load(file, weights_only=True).flip(1), file)
     np.testing.assert_array_equal(run(tree).read_topk([0])[0][0], scored(0, 0)[0].numpy())
+
+
+def test_a_teacher_of_other_classes_in_another_order(tree: Path) -> None:
+    """The files number the outputs of a teacher of 50 classes, of which the dataset's twelve are the odd ones."""
+    outputs = [2 * label + 1 for label in range(CLASSES)]
+    for i in range(24):
+        file = tree / "maps" / NAMES[i % CLASSES] / f"img_{i}.pt"
+        torch.save(scored(i, outputs[i % CLASSES], 50), file)
+    report = fill(tree, "store", "tokenlabeling", outputs, 50)
+    assert (report.progress.top1, report.progress.judged) == (1.0, 24)
+    store = MapStore(tree / "store")
+    assert (store.header.outputs, store.header.teacher_class.tolist()) == (50, outputs)
+    assert store.labels.tolist() == [NAMES.index(key.split("/")[0]) for key in store.keys]
+    assert export_tree(tree / "store", tree / "out") == 24
+    for file in (tree / "maps").rglob("*.pt"):
+        exported = torch.load(tree / "out" / file.relative_to(tree / "maps"), weights_only=True)
+        assert torch.equal(exported, torch.load(file, weights_only=True))
+    with pytest.raises(StoreMismatch, match=r"dataset\.teacher_class"):
+        fill(tree, "store", "tokenlabeling", outputs[::-1], 50)
+    nowhere = fill(tree, "few", "tokenlabeling", outputs, 30, max_errors=24)
+    assert all("expected class numbers below 30" in reason for _, reason in nowhere.progress.errors)
+    assert nowhere.progress.errors
 
 
 def test_resume_refuses_other_trees_and_views(tree: Path) -> None:
@@ -201,11 +229,11 @@ def test_no_maps_there(tree: Path) -> None:
 
 def test_export_refuses_what_it_would_overwrite_or_lose(tree: Path) -> None:
     run(tree)
-    list(export_tokenlabeling(tree / "store", tree / "out"))
-    list(export_tokenlabeling(tree / "store", tree / "out"))  # again: goes on
+    export_tree(tree / "store", tree / "out")
+    export_tree(tree / "store", tree / "out")  # again: goes on
     torch.save(scored(99, 0), tree / "out/c00/img_0.pt")
     with pytest.raises(StoreError, match=r"img_0\.pt: expected this map or no file, found another"):
-        list(export_tokenlabeling(tree / "store", tree / "out"))
+        export_tree(tree / "store", tree / "out")
 
 
 @pytest.mark.parametrize(

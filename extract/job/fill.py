@@ -1,0 +1,89 @@
+"""Fill a store with rows from any source: the teacher's (run.py) or published files (extract/published).
+
+A shard is the unit of work, retry and resume. Batches never span two shards, so what a shard contains does not
+depend on which shards were there before, and a job killed and resumed gives the store of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from extract.job.progress import Progress, Report
+from extract.job.publisher import Publisher
+from extract.job.shard_queue import ShardQueue
+from extract.worker import Worker
+from store import Header, RowBatch, create_store
+from store.folder.files import discard_leftovers
+from store.folder.head import Head, write_head
+
+
+class Rows(NamedTuple):
+    """B consecutive rows of one shard, and for the running accuracy the teacher's top-1 of each, int32 [B], or -1."""
+
+    first: int
+    batch: RowBatch
+    top1: npt.NDArray[np.int32]
+
+
+# Called with the row numbers of the batches that are wanted, yields their rows in that order. It may ask for several
+# batches ahead, and adds the time that it takes to the progress.
+RowSource = Callable[[Iterator[range], Progress], Iterator[Rows]]
+
+
+def fill_store(
+    store: Path,
+    header: Header,
+    source: RowSource,
+    *,
+    batch_size: int,
+    worker: Worker,
+    max_errors: int | None,
+    earlier_keys: Sequence[str] = (),
+    head: Head | None = None,
+    on_progress: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> Report:
+    """Create the store if need be, fill this worker's share of it, then help the others until no shard is missing.
+
+    `earlier_keys`: those from before the last extension. `max_errors`: unreadable rows to accept; None: 0.1 % of all
+    rows, rounded up. Raises StoreMismatch where another configuration is stored, StoreError where it cannot be written,
+    ImagesError beyond `max_errors`, and what the source raises; published shards survive every one of these.
+    """
+    create_store(store, header, earlier_keys)
+    if head is not None:
+        write_head(store, header, head)
+    discard_leftovers(store)
+    allowed = math.ceil(header.rows / 1000) if max_errors is None else max_errors
+    queue = ShardQueue(store, header, worker)
+    progress, shards_written, started = Progress(queue.total()), 0, time.monotonic()
+    with Publisher(header, queue, progress.note) as publisher:
+        while (first := queue.wait(stop)) is not None:
+            for rows in source(_row_numbers(header, queue, first, batch_size, progress), progress):
+                if stop():
+                    break
+                progress.count(rows.batch, rows.top1, header.teacher_class)
+                progress.refuse_errors_beyond(allowed)
+                shards_written += publisher.append(rows.first, rows.batch)
+                progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s
+                on_progress(progress)
+            publisher.flush()
+    unfinished = queue.unfinished()
+    return Report(progress, shards_written, not any(map(worker.owns, unfinished)), stopped=bool(unfinished))
+
+
+def _row_numbers(header: Header, queue: ShardQueue, first: int, batch_size: int, progress: Progress) -> Iterator[range]:
+    """Batch by batch, the last of a shard perhaps smaller; the next shard is claimed when the source asks for it."""
+    shard: int | None = first
+    while shard is not None:
+        progress.total = queue.total()
+        start, stop = header.sharding.bounds(shard)
+        for at in range(start, stop, batch_size):
+            yield range(at, min(at + batch_size, stop))
+        shard = queue.take()
