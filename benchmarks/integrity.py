@@ -3,7 +3,7 @@
     python -m benchmarks.integrity            # about two minutes; writes benchmarks/results/integrity.json
 
 A flip is drawn from a random region of a random file: each dataset, HDF5's own structures and the gaps between them,
-the seal, headers, keys, the head. It counts as found when `verify` reports this shard and no other and, in a
+the checksum, headers, keys, the head. It counts as found when `verify` reports this shard and no other and, in a
 dataset of rows, this row and no other. Runs in child processes, so that a crash of HDF5 would be seen.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.read import machine
 from store import Header, Problem, RowBatch, ShardWriter, StoreError, create_store, verify
 from store.folder.head import Head, write_head
-from store.format.checksum import SEAL_NBYTES
+from store.format.checksum import CHECKSUM_NBYTES
 from store.format.rows import list_digest
 from store.spec import STATUS_UNREADABLE
 
@@ -154,8 +154,8 @@ def regions(path: Path) -> Iterator[Region]:
             shard, first_row = int(opened.attrs["shard"]), int(opened.attrs["row_start"])
             inside = [dataset(file, shard, first_row, opened[name]) for name in opened]
         yield from inside
-        end = file.stat().st_size - SEAL_NBYTES
-        yield Region(file, shard, "seal", range(end, end + SEAL_NBYTES))
+        end = file.stat().st_size - CHECKSUM_NBYTES
+        yield Region(file, shard, "checksum", range(end, end + CHECKSUM_NBYTES))
         ends = [0, *sorted(area.places.stop for area in inside)]
         starts = [*sorted(area.places.start for area in inside), end]
         for start, stop in zip(ends, starts, strict=True):
@@ -174,7 +174,7 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
     """Random rows, one of them unreadable; `before` of them, if any, before an extension."""
     rng = np.random.default_rng(0)
     keys, labels = [f"class/image {row}.jpg" for row in range(ROWS)], np.arange(ROWS, dtype=np.int32)
-    dataset = {
+    dataset: dict[str, Any] = {
         "root_name": "train",
         "class_names": ["class"] * ROWS,
         "teacher_class": list(range(ROWS)),
@@ -197,8 +197,8 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
         values = values.astype(field.dtype)
         values[bad] = 0
         payload[field.name] = values
-    for shard in range(header.layout.shards):
-        part = slice(*header.layout.bounds(shard))
+    for shard in range(header.sharding.shards):
+        part = slice(*header.sharding.bounds(shard))
         with ShardWriter(path, header, shard) as writer:
             writer.append(
                 RowBatch(

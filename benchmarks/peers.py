@@ -82,8 +82,8 @@ def write_ours(path: Path, maps: Maps, shards: int = SHARDS, dtype: str = "float
     dataset = {"root_name": "synthetic", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, (grid[0], grid[1]), dtype, rows, -(-rows // shards), dataset, {})
     create_store(path, header)
-    for shard in range(header.layout.shards):
-        part = slice(*header.layout.bounds(shard))
+    for shard in range(header.sharding.shards):
+        part = slice(*header.sharding.bounds(shard))
         n = part.stop - part.start
         batch = RowBatch(
             payload={"label_logit": maps[part].astype(header.maps[0].dtype)},

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.read import machine
 from store import Header, RowBatch, ShardWriter, create_store
 from store.format.rows import list_digest
-from store.format.sharding import shard_name
+from store.spec import shard_name
 
 GRID = (18, 18)
 SHARD_ROWS = 4096
@@ -54,7 +54,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             path = Path(folder) / "maps"
             header = write_store(path, rows)
-            results[name] = {"rows": rows, "shards": header.layout.shards}
+            results[name] = {"rows": rows, "shards": header.sharding.shards}
             results[name] |= {step: measure(step, code, path) for step, code in STEPS.items()}
             print(name, json.dumps(results[name]), flush=True)
     options.out.write_text(json.dumps({"stores": results, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
@@ -67,8 +67,8 @@ def write_store(path: Path, rows: int) -> Header:
     dataset = {"root_name": "train", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, GRID, "float16", rows, SHARD_ROWS, dataset, {})
     create_store(path, header)
-    for shard in range(header.layout.shards):
-        start, stop = header.layout.bounds(shard)
+    for shard in range(header.sharding.shards):
+        start, stop = header.sharding.bounds(shard)
         n = stop - start
         batch = RowBatch(
             payload={"label_logit": np.zeros((n, *GRID), np.float16)},

@@ -28,8 +28,7 @@ from benchmarks.read import machine, write_store
 from store import Header, MapStore, create_store
 from store.format.rows import list_digest
 from store.format.shard import attributes
-from store.format.sharding import shard_name
-from store.spec import LIBVER, TEXTS
+from store.spec import LIBVER, TEXTS, shard_name
 
 Array = npt.NDArray[Any]
 BATCH = 256
@@ -109,8 +108,8 @@ def sparse_store(path: Path, nbytes: int, side: int = 256, shard_rows: int = 409
     dataset = {"root_name": "sparse", "class_names": [], "teacher_class": [], "digest": list_digest(keys, labels)}
     header = Header("label", {}, {}, (side, side), "float16", rows, shard_rows, dataset, {})
     create_store(path, header)
-    for shard in range(header.layout.shards):
-        begin, end = header.layout.bounds(shard)
+    for shard in range(header.sharding.shards):
+        begin, end = header.sharding.bounds(shard)
         with h5py.File(path / shard_name(shard), "w", libver=LIBVER, alignment_interval=4096) as file:
             for name, dtype, shape in header.datasets:
                 _hole(file, name, dtype, (end - begin, *shape))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from store.folder.create import read_header
-from store.folder.files import StrPath, complete_files, write_sealed
+from store.folder.files import StrPath, complete_files, write_with_checksum
 from store.format.header import Header
 from store.format.shard import open_shard
 from store.spec import FORMAT_NAME, INDEX_FILE, LIBVER, TEXTS
@@ -35,7 +35,7 @@ def write_index(path: StrPath) -> Path:
             index.create_virtual_dataset(name, layout, fillvalue=_fill(dtype))
         index.attrs["format"] = np.bytes_(f"{FORMAT_NAME} index")
         index.attrs["content_digest"] = np.bytes_(header.content_digest)
-    write_sealed(folder / INDEX_FILE, buffer)
+    write_with_checksum(folder / INDEX_FILE, buffer)
     return folder / INDEX_FILE
 
 
@@ -49,7 +49,7 @@ def _layout(
 ) -> h5py.VirtualLayout:
     layout = h5py.VirtualLayout((header.rows, *shape), dtype)
     for shard, file in enumerate(files):
-        start, stop = header.layout.bounds(shard)
+        start, stop = header.sharding.bounds(shard)
         layout[start:stop] = h5py.VirtualSource(file.name, name, (stop - start, *shape), dtype)
     return layout
 

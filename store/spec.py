@@ -33,6 +33,21 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
+def header_name(extensions: int) -> str:
+    """File name of the header after so many extensions."""
+    return f"store-{extensions}.json" if extensions else HEADER_FILE
+
+
+def keys_name(extensions: int) -> str:
+    """File name of the keys of the rows before the last of so many extensions."""
+    return f"store-{extensions}.keys"
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard."""
+    return f"shard-{shard:05d}.h5"
+
+
 class Field(NamedTuple):
     """A dataset of n rows: its name, its dtype and the shape of one row."""
 

@@ -14,11 +14,10 @@ from store.folder.claims import list_shards
 from store.folder.create import read_header, write_header
 from store.folder.extension import stored_labels, write_keys
 from store.folder.files import StrPath, discard_leftovers, present_shards, split_temporary, sync_folder
-from store.format.checksum import is_sealed
+from store.format.checksum import has_checksum
 from store.format.header import Header
 from store.format.rows import list_digest
-from store.format.sharding import header_name, keys_name, shard_name
-from store.spec import HEAD_FILE, INDEX_FILE
+from store.spec import HEAD_FILE, INDEX_FILE, header_name, keys_name, shard_name
 
 ALIVE_S = 120.0  # a writer heard of within this time may be at work
 
@@ -61,7 +60,7 @@ def drop_extension(path: StrPath) -> list[str]:
     before = header.before(-1)
     read_header(folder, number - 1).require(before, folder / header_name(number - 1))
     _refuse_while_at_work(folder, header)
-    shards = [shard_name(shard) for shard in present_shards(folder, header) if shard >= before.layout.shards]
+    shards = [shard_name(shard) for shard in present_shards(folder, header) if shard >= before.sharding.shards]
     names = [name for name in (*shards, INDEX_FILE, keys_name(number)) if (folder / name).exists()]
     for name in names:
         (folder / name).unlink()
@@ -126,14 +125,14 @@ def _take_away_damaged(folder: Path, header: Header, report: VerifyReport) -> li
     for shard in sorted({problem.shard for problem in report.problems if problem.shard is not None}):
         file = folder / shard_name(shard)
         if file.is_file() and check_shard(file, header, shard):  # it may have been replaced since
-            done.append(_take_away(file, whole=is_sealed(file)))
+            done.append(_take_away(file, whole=has_checksum(file)))
     index = folder / INDEX_FILE
     if index.is_file() and (done or any(problem.message.startswith(INDEX_FILE) for problem in report.problems)):
         index.unlink()
         done.append(f"{INDEX_FILE}: out of date, removed; `tokenmix index` writes it again")
     head = folder / HEAD_FILE
     if head.exists() and any(problem.message.startswith(HEAD_FILE) for problem in report.problems):
-        done.append(_take_away(head, whole=is_sealed(head)))
+        done.append(_take_away(head, whole=has_checksum(head)))
     return done
 
 

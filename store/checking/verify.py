@@ -15,12 +15,11 @@ from store.folder.create import read_header
 from store.folder.extension import read_keys
 from store.folder.files import StrPath, is_temporary, present_shards
 from store.folder.head import read_head
-from store.format.checksum import is_sealed
+from store.format.checksum import has_checksum
 from store.format.header import Header
 from store.format.rows import Array, ListDigest, Table, list_digest, row_digests, row_faults
 from store.format.shard import open_hdf5, open_shard, read_table
-from store.format.sharding import header_name, keys_name, shard_name
-from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK
+from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK, header_name, keys_name, shard_name
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def verify(path: StrPath) -> VerifyReport:
     listed: ListDigest | None = ListDigest()
     labels: list[Array] = []
     unreadable = 0
-    for shard in range(header.layout.shards):
+    for shard in range(header.sharding.shards):
         found, table = _read_checked(folder / shard_name(shard), header, shard)
         problems += found
         if table is None:
@@ -80,7 +79,7 @@ def verify(path: StrPath) -> VerifyReport:
         message = "list of (key, label): its digest is not that of the header; rows were exchanged or rewritten"
         problems.append(Problem(None, None, None, message))
     problems += _growth_problems(folder, header, np.concatenate(labels) if listed is not None else None)
-    return VerifyReport(header.rows, header.layout.shards, unreadable, tuple(problems))
+    return VerifyReport(header.rows, header.sharding.shards, unreadable, tuple(problems))
 
 
 def unreadable_rows(path: StrPath) -> Iterator[tuple[str, str]]:
@@ -110,7 +109,7 @@ def _read_checked(path: Path, header: Header, shard: int) -> tuple[list[Problem]
     except Exception as error:  # whatever HDF5 makes of damaged structures, it is the shard's fault
         return [Problem(shard, None, None, f"cannot be read: {type(error).__name__}: {error}")], None
     problems = _row_problems(header, shard, table)
-    if not problems and not is_sealed(path):
+    if not problems and not has_checksum(path):
         problems = [
             Problem(shard, None, None, "checksum: the file was changed after it was written, outside of its rows")
         ]
@@ -118,7 +117,7 @@ def _read_checked(path: Path, header: Header, shard: int) -> tuple[list[Problem]
 
 
 def _row_problems(header: Header, shard: int, table: Table) -> list[Problem]:
-    start, _ = header.layout.bounds(shard)
+    start, _ = header.sharding.bounds(shard)
     wrong = np.flatnonzero(row_digests(header, table) != table["digest"]).tolist()
     faults = [(row, "digest: the row was changed after it was written") for row in wrong]
     faults += row_faults(header, table)
@@ -148,7 +147,7 @@ def _index_problems(folder: Path, header: Header) -> list[Problem]:
         return []
     try:
         with open_hdf5(file) as index:
-            same = is_sealed(file) and index.attrs.get("content_digest") == header.content_digest.encode()
+            same = has_checksum(file) and index.attrs.get("content_digest") == header.content_digest.encode()
     except Exception:  # as for shards
         same = False
     message = f"{INDEX_FILE}: was changed, or made before an extension; run `tokenmix index` again"
@@ -183,7 +182,7 @@ def _growth_problems(folder: Path, header: Header, labels: Array | None) -> list
 
 def _foreign_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
-    expected = {INDEX_FILE, *map(shard_name, range(header.layout.shards))}
+    expected = {INDEX_FILE, *map(shard_name, range(header.sharding.shards))}
     for number in range(len(header.earlier) + 1):  # keys come before their header
         expected |= {header_name(number), keys_name(number + 1)}
     if header.kind == "features":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from store.folder.files import StrPath, is_dead, split_temporary
 from store.format.header import Header, Json
-from store.format.sharding import shard_name
+from store.spec import shard_name
 
 _MAX_NOTE_NBYTES = 4096
 
@@ -34,7 +34,7 @@ class Claim:
     path: Path
     host: str
     pid: int
-    heard: float
+    last_beat: float
     age_s: float
     dead: bool
 
@@ -58,7 +58,7 @@ class Listing:
 
 def list_shards(path: StrPath, header: Header, *, times: bool = False) -> Listing:
     """Read the folder once; with `times` every shard's mtime, else 0 for each, which spares a call per shard."""
-    numbers = {shard_name(shard): shard for shard in range(header.layout.shards)}
+    numbers = {shard_name(shard): shard for shard in range(header.sharding.shards)}
     finished: dict[int, float] = {}
     claims: list[Claim] = []
     with os.scandir(path) as entries:
@@ -82,7 +82,7 @@ def _claim(entry: os.DirEntry[str], numbers: Mapping[str, int]) -> Claim | None:
     parts = split_temporary(entry.name)
     if parts is None or parts.target not in numbers:
         return None
-    heard = entry.stat().st_mtime
-    age_s = max(0.0, time.time() - heard)
+    last_beat = entry.stat().st_mtime
+    age_s = max(0.0, time.time() - last_beat)
     path = Path(entry.path)
-    return Claim(numbers[parts.target], path, parts.host, parts.pid, heard, age_s, is_dead(path))
+    return Claim(numbers[parts.target], path, parts.host, parts.pid, last_beat, age_s, is_dead(path))

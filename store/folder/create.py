@@ -21,8 +21,7 @@ from store.folder.files import (
     write_synced,
 )
 from store.format.header import Header
-from store.format.sharding import header_name
-from store.spec import HEADER_FILE
+from store.spec import HEADER_FILE, header_name
 
 _LATER_HEADER = re.compile(r"store-([1-9]\d*)\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)

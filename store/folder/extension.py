@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from store.errors import ShardError, StoreError, StoreMismatch
-from store.folder.files import StrPath, present_shards, write_sealed
-from store.format.checksum import SEAL_NBYTES, is_sealed
+from store.folder.files import StrPath, present_shards, write_with_checksum
+from store.format.checksum import CHECKSUM_NBYTES, has_checksum
 from store.format.header import Header
 from store.format.shard import open_shard
-from store.format.sharding import keys_name, shard_name
+from store.spec import keys_name, shard_name
 
 
 def require_own_shards(path: StrPath, header: Header) -> None:
@@ -19,7 +19,7 @@ def require_own_shards(path: StrPath, header: Header) -> None:
 
     They are what is left where the header of an extension was lost, and belong to another list of images.
     """
-    first = header.before(-1).layout.shards
+    first = header.before(-1).sharding.shards
     foreign = []
     for shard in present_shards(path, header):
         try:
@@ -43,15 +43,15 @@ def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:
         raise StoreError(f"{path}: expected the keys of {rows} rows to extend it, found {len(keys)}")
     buffer = io.BytesIO()
     buffer.write(b"".join(key.encode("utf-8") + b"\0" for key in keys))
-    write_sealed(Path(path) / keys_name(len(header.earlier)), buffer)
+    write_with_checksum(Path(path) / keys_name(len(header.earlier)), buffer)
 
 
 def read_keys(path: StrPath, header: Header) -> list[str]:
     """The keys of the rows before the last extension; StoreError for a file that is missing, changed or another."""
     file, rows = Path(path) / keys_name(len(header.earlier)), header.earlier[-1][0]
-    if not (file.is_file() and is_sealed(file)):
+    if not (file.is_file() and has_checksum(file)):
         raise _bad_keys(file, rows, "no such file, or a changed one")
-    keys = file.read_bytes()[:-SEAL_NBYTES].decode("utf-8").split("\0")[:-1]
+    keys = file.read_bytes()[:-CHECKSUM_NBYTES].decode("utf-8").split("\0")[:-1]
     if len(keys) != rows:
         raise _bad_keys(file, rows, str(len(keys)))
     return keys

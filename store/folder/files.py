@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store.errors import ShardError
-from store.format.checksum import seal
+from store.format.checksum import with_checksum
 from store.format.header import Header
-from store.format.sharding import shard_name
+from store.spec import shard_name
 
 StrPath = str | os.PathLike[str]
 _TEMPORARY = re.compile(
@@ -37,12 +37,12 @@ def present_shards(path: StrPath, header: Header) -> list[int]:
     with os.scandir(path) as entries:
         # of links pathlib asks, to which one that leads nowhere is no file, and not an error
         names = {entry.name for entry in entries if entry.is_file(follow_symlinks=False) or Path(entry.path).is_file()}
-    return [shard for shard in range(header.layout.shards) if shard_name(shard) in names]
+    return [shard for shard in range(header.sharding.shards) if shard_name(shard) in names]
 
 
 def complete_files(path: StrPath, header: Header) -> list[Path]:
     """All shards, in order; ShardError where one is missing."""
-    shards = header.layout.shards
+    shards = header.sharding.shards
     missing = sorted(set(range(shards)) - set(present_shards(path, header)))
     if missing:
         named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
@@ -120,11 +120,11 @@ def write_synced(file: Path, data: bytes | memoryview) -> None:
         os.fsync(stream.fileno())
 
 
-def write_sealed(target: Path, buffer: io.BytesIO) -> None:
+def write_with_checksum(target: Path, buffer: io.BytesIO) -> None:
     """Put a finished file in place, whole or not at all, with its checksum behind it."""
     temporary = begin_temporary(target)
     try:
-        write_synced(temporary, seal(buffer))
+        write_synced(temporary, with_checksum(buffer))
         complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)

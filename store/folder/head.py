@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import ShardError
-from store.folder.files import StrPath, write_sealed
-from store.format.checksum import is_sealed
+from store.folder.files import StrPath, write_with_checksum
+from store.format.checksum import has_checksum
 from store.format.header import Header
 from store.format.shard import open_hdf5
 from store.spec import HEAD_FILE, LIBVER
@@ -38,7 +38,7 @@ def write_head(path: StrPath, header: Header, head: Head) -> None:
         for name, array in head._asdict().items():
             file.create_dataset(name, data=np.asarray(array, dtype="<f4"), track_times=False)
         file.attrs["content_digest"] = np.bytes_(header.digest_of(0))
-    write_sealed(target, buffer)
+    write_with_checksum(target, buffer)
 
 
 def read_head(path: StrPath, header: Header) -> Head:
@@ -47,7 +47,7 @@ def read_head(path: StrPath, header: Header) -> Head:
     with open_hdf5(file_path) as file:
         digest = file.attrs.get("content_digest")
         arrays = [np.asarray(file[name][()]) for name in Head._fields if name in file]
-    if not is_sealed(file_path):
+    if not has_checksum(file_path):
         raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
     expected = header.digest_of(0).encode()
     outputs = header.outputs

@@ -14,8 +14,8 @@ from store.folder.claims import leave_note
 from store.folder.files import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
 from store.format.header import Header, Json
 from store.format.rows import RowBatch, Table, batch_table
-from store.format.shard import shard_image
-from store.format.sharding import shard_name
+from store.format.shard import shard_bytes
+from store.spec import shard_name
 
 
 class ShardWriter:
@@ -30,7 +30,7 @@ class ShardWriter:
 
     def __init__(self, path: StrPath, header: Header, shard: int) -> None:
         """Create the temporary file beside the shard's place; IndexError if there is no such shard."""
-        start, stop = header.layout.bounds(shard)
+        start, stop = header.sharding.bounds(shard)
         self._header, self._shard, self._rows = header, shard, stop - start
         self._target = Path(path) / shard_name(shard)
         self._tables: list[Table] = []
@@ -58,7 +58,7 @@ class ShardWriter:
                 f"{self._target}: expected {self._rows} rows, found {self._appended}; append the rest first"
             )
         table = {name: np.concatenate([part[name] for part in self._tables]) for name in self._tables[0]}
-        write_synced(self.temporary, shard_image(self._header, self._shard, table))
+        write_synced(self.temporary, shard_bytes(self._header, self._shard, table))
         problems = check_shard(self.temporary, self._header, self._shard)
         if problems:
             raise ShardError(f"{self.temporary}: read back wrong: {problems[0]}; check the disk")

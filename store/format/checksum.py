@@ -11,11 +11,11 @@ from pathlib import Path
 
 from xxhash import xxh3_128, xxh3_128_digest
 
-SEAL_NBYTES = 16
+CHECKSUM_NBYTES = 16
 _CHUNK_NBYTES = 1 << 22
 
 
-def seal(buffer: io.BytesIO) -> memoryview:
+def with_checksum(buffer: io.BytesIO) -> memoryview:
     """Append the checksum to a finished file and return all its bytes."""
     digest = xxh3_128_digest(buffer.getbuffer())
     buffer.seek(0, os.SEEK_END)
@@ -23,9 +23,9 @@ def seal(buffer: io.BytesIO) -> memoryview:
     return buffer.getbuffer()
 
 
-def is_sealed(path: Path) -> bool:
+def has_checksum(path: Path) -> bool:
     """Whether the file ends with the checksum of all before; OSError where it cannot be read."""
-    digest, left = xxh3_128(), path.stat().st_size - SEAL_NBYTES
+    digest, left = xxh3_128(), path.stat().st_size - CHECKSUM_NBYTES
     with open(path, "rb", buffering=0) as file:
         while left > 0 and (chunk := file.read(min(left, _CHUNK_NBYTES))):
             digest.update(chunk)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import StoreError, StoreMismatch
-from store.format.sharding import Layout
+from store.format.sharding import Sharding
 from store.spec import (
     CLASS_AGNOSTIC_KIND,
     COLUMNS,
@@ -74,7 +74,7 @@ class Header:
         if self.depth != 1 and not has_depth(self.kind):
             raise _fault("depth", f"1 for kind {self.kind}", self.depth)
         object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
-        if self.layout.shards > MAX_SHARDS:
+        if self.sharding.shards > MAX_SHARDS:
             raise _fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
 
     @cached_property
@@ -96,9 +96,9 @@ class Header:
         return outputs
 
     @cached_property
-    def layout(self) -> Layout:
+    def sharding(self) -> Sharding:
         """Which shard holds which row."""
-        return Layout(self.rows, self.shard_rows, tuple(rows for rows, _ in self.earlier))
+        return Sharding(self.rows, self.shard_rows, tuple(rows for rows, _ in self.earlier))
 
     def before(self, extension: int) -> Header:
         """The header as it was before an extension, of which the first has number 0."""
@@ -107,7 +107,7 @@ class Header:
 
     def digest_of(self, shard: int) -> str:
         """The `content_digest` that a shard carries: that of the header under which it was planned."""
-        return self._digests[self.layout.part(shard)]
+        return self._digests[self.sharding.part(shard)]
 
     @cached_property
     def _digests(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from store.errors import ShardError
-from store.format.checksum import seal
+from store.format.checksum import with_checksum
 from store.format.header import Header
 from store.format.rows import Table
 from store.spec import ALIGNMENT, FORMAT_NAME, FORMAT_VERSION, LIBVER, MAPPED_COLUMN, TEXTS, Field
@@ -23,7 +23,7 @@ Attributes = dict[str, str | int]
 Described = tuple[np.dtype[Any], tuple[int, ...]]
 
 
-def shard_image(header: Header, shard: int, table: Table) -> memoryview:
+def shard_bytes(header: Header, shard: int, table: Table) -> memoryview:
     """The bytes of a shard; the same rows give the same bytes, whatever the machine or the time.
 
     Assembled in memory, because HDF5 that meets a full disk keeps the file open and crashes at exit.
@@ -38,7 +38,7 @@ def shard_image(header: Header, shard: int, table: Table) -> memoryview:
             _create(file, name, table[name])
         for name, value in attributes(header, shard).items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.int64(value)
-    return seal(buffer)
+    return with_checksum(buffer)
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def open_shard(path: Path, header: Header, shard: int, datasets: Collection[str]
 
     Raises ShardError for the first that is wrong.
     """
-    start, stop = header.layout.bounds(shard)
+    start, stop = header.sharding.bounds(shard)
     with open_hdf5(path) as file:
         for name, expected in attributes(header, shard).items():
             found = _attribute(file, name)
@@ -99,7 +99,7 @@ _REMEDY = "remove this file and run `tokenmix extract` again"
 
 def attributes(header: Header, shard: int) -> Attributes:
     """What the root group says of itself."""
-    start, stop = header.layout.bounds(shard)
+    start, stop = header.sharding.bounds(shard)
     return {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,

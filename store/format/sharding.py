@@ -13,23 +13,8 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 
-def header_name(extensions: int) -> str:
-    """File name of the header after so many extensions."""
-    return f"store-{extensions}.json" if extensions else "store.json"
-
-
-def keys_name(extensions: int) -> str:
-    """File name of the keys of the rows before the last of so many extensions."""
-    return f"store-{extensions}.keys"
-
-
-def shard_name(shard: int) -> str:
-    """File name of a shard."""
-    return f"shard-{shard:05d}.h5"
-
-
 @dataclass(frozen=True)
-class Layout:
+class Sharding:
     """`rows` rows in shards of `shard_rows`, part by part; only the last shard of a part may be shorter.
 
     `earlier`: how many rows the store had before each extension, ascending; each began a part of its own.

@@ -20,7 +20,7 @@ from store.format.quantise import DequantisedRows
 from store.format.shard import open_shard
 from store.format.sharding import Rows
 from store.reading.mapped import Place, RowReader, open_rows, place_of
-from store.reading.sample_check import SpotCheck
+from store.reading.sample_check import SampleCheck
 from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, has_depth
 
 Array = npt.NDArray[Any]
@@ -76,11 +76,11 @@ class MapStore:
         self._files = complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
-        spot = SpotCheck(self.header) if check else None
+        spot = SampleCheck(self.header) if check else None
         random = _exceeds_memory(self._files)
         fields = (*self.header.payload, _VIEW)
         self._rows: dict[str, RowReader] = {
-            field.name: open_rows(places, self.header.layout, field, random=random)
+            field.name: open_rows(places, self.header.sharding, field, random=random)
             for field, places in zip(fields, _places(self._files, self.header, fields, spot), strict=True)
         }
         self.checked = spot.rows if spot else {}
@@ -258,7 +258,7 @@ def _exceeds_memory(files: Sequence[Path]) -> bool:
 
 
 def _places(
-    files: Sequence[Path], header: Header, fields: Sequence[Field], spot: SpotCheck | None
+    files: Sequence[Path], header: Header, fields: Sequence[Field], spot: SampleCheck | None
 ) -> list[list[Place]]:
     """For each field its place in every file."""
     places: list[list[Place]] = [[] for _ in fields]

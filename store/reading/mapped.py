@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from store.errors import ShardError
 from store.format.shard import open_hdf5, remedy
-from store.format.sharding import Layout, Rows
+from store.format.sharding import Rows, Sharding
 from store.spec import Field
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,7 @@ def place_of(path: Path, file: h5py.File, field: Field) -> Place:
     return Place(path, offset)
 
 
-def open_rows(places: Sequence[Place], layout: Layout, field: Field, *, random: bool) -> RowReader:
+def open_rows(places: Sequence[Place], sharding: Sharding, field: Field, *, random: bool) -> RowReader:
     """A reader over all shards, in order: mapped where that is possible for every shard.
 
     `random`: the store does not fit into memory, so read no more from the disk than the pages asked for. Otherwise the
@@ -68,8 +68,8 @@ def open_rows(places: Sequence[Place], layout: Layout, field: Field, *, random: 
     offsets = [place.offset for place in places if place.offset is not None]
     step = math.gcd(_row_nbytes(field), mmap.ALLOCATIONGRANULARITY)
     if len(offsets) < len(places) or any(offset % step for offset in offsets):
-        return IndexedRows([place.path for place in places], layout, field)
-    mapped = MappedRows([place.path for place in places], offsets, layout, field)
+        return IndexedRows([place.path for place in places], sharding, field)
+    mapped = MappedRows([place.path for place in places], offsets, sharding, field)
     if random:
         mapped.expect_random()
     return mapped
@@ -87,18 +87,18 @@ class MappedRows:
         self,
         paths: Sequence[Path],
         offsets: Sequence[int],
-        layout: Layout,
+        sharding: Sharding,
         field: Field,
         page: int = mmap.ALLOCATIONGRANULARITY,
     ) -> None:
         """Map every shard from its offset; ShardError when the system refuses."""
         row_nbytes = _row_nbytes(field)
-        begins, end = _arrange(offsets, layout, row_nbytes, page)
+        begins, end = _arrange(offsets, sharding, row_nbytes, page)
         try:
             self._region = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
             flat = np.frombuffer(self._region, dtype=field.dtype)
             for shard, (path, offset) in enumerate(zip(paths, offsets, strict=True)):
-                start, stop = layout.bounds(shard)
+                start, stop = sharding.bounds(shard)
                 lead = offset % page
                 nbytes = lead + (stop - start) * row_nbytes
                 _map_fixed(flat.ctypes.data + begins[shard] - lead, nbytes, path, offset - lead)
@@ -107,12 +107,12 @@ class MappedRows:
                 f"{paths[0].parent}: cannot be mapped: {error}; {remedy(error, 'raise the limits')}"
             ) from error
         self._flat = flat.reshape(-1, *field.shape)
-        self._layout, self._rows = layout, layout.rows
-        self._shard_rows = 0 if layout.earlier else layout.shard_rows  # 0: parts, where `one` must ask
+        self._sharding, self._rows = sharding, sharding.rows
+        self._shard_rows = 0 if sharding.earlier else sharding.shard_rows  # 0: parts, where `one` must ask
         self._row_nbytes = row_nbytes
         self._to_announce = self._last_run = _LEAST_ANNOUNCED
         # by shard, how many rows further on than in the store its rows lie here
-        self._shifts = [begin // row_nbytes - layout.bounds(shard)[0] for shard, begin in enumerate(begins)]
+        self._shifts = [begin // row_nbytes - sharding.bounds(shard)[0] for shard, begin in enumerate(begins)]
         self._shift_of = np.array(self._shifts, dtype=np.int64)
 
     def expect_random(self) -> None:
@@ -121,7 +121,7 @@ class MappedRows:
 
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
-        shards, _ = self._layout.locate(rows)
+        shards, _ = self._sharding.locate(rows)
         places = rows + self._shift_of[shards]
         if self._to_announce > 0:
             self._to_announce -= 1
@@ -139,7 +139,7 @@ class MappedRows:
         """One row."""
         if not 0 <= row < self._rows:
             raise IndexError(f"row {row}: expected 0 <= row < {self._rows}")
-        shard = row // self._shard_rows if self._shard_rows else self._layout.shard_of(row)
+        shard = row // self._shard_rows if self._shard_rows else self._sharding.shard_of(row)
         found: Array = self._flat[row + self._shifts[shard]].copy()
         return found
 
@@ -159,13 +159,13 @@ def _major_faults() -> int:
 class IndexedRows:
     """The slow way, for chunked or compressed shards; files are opened per call, so a fork shares nothing."""
 
-    def __init__(self, paths: Sequence[Path], layout: Layout, field: Field) -> None:
+    def __init__(self, paths: Sequence[Path], sharding: Sharding, field: Field) -> None:
         """Remember the files."""
-        self._paths, self._layout, self._field = paths, layout, field
+        self._paths, self._sharding, self._field = paths, sharding, field
 
     def take(self, rows: Rows) -> Array:
         """Rows [B] -> [B, ...]."""
-        shards, at = self._layout.locate(rows)
+        shards, at = self._sharding.locate(rows)
         result = np.empty((len(rows), *self._field.shape), dtype=self._field.dtype)
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
@@ -183,7 +183,7 @@ def _row_nbytes(field: Field) -> int:
     return field.dtype.itemsize * math.prod(field.shape)
 
 
-def _arrange(offsets: Sequence[int], layout: Layout, row_nbytes: int, page: int) -> tuple[list[int], int]:
+def _arrange(offsets: Sequence[int], sharding: Sharding, row_nbytes: int, page: int) -> tuple[list[int], int]:
     """Where each shard begins in the range, in bytes, and the range's size.
 
     A begin must be a multiple of the row, for `take`, and congruent to the file offset modulo the page, for mmap.
@@ -191,7 +191,7 @@ def _arrange(offsets: Sequence[int], layout: Layout, row_nbytes: int, page: int)
     unit = math.lcm(page, row_nbytes)
     begins, end = [], 0
     for shard, offset in enumerate(offsets):
-        start, stop = layout.bounds(shard)
+        start, stop = sharding.bounds(shard)
         begins.append(end + _congruent_multiple(row_nbytes, offset, page))
         end = -(-(begins[-1] + (stop - start) * row_nbytes) // unit) * unit
     return begins, end

@@ -15,28 +15,29 @@ from store.format.header import Header
 from store.format.rows import Table, row_digests, row_nbytes
 from store.spec import DIGEST, TEXTS
 
-MAX_SHARDS = 512
+MAX_SAMPLED_SHARDS = 512
 MIN_ROWS = 256  # in all, where there are so many
 MAX_NBYTES = 1 << 26
 
 
-class SpotCheck:
-    """Digests of a run of rows in each shard, of up to MAX_SHARDS shards; `rows`: row -> key and label of those.
+class SampleCheck:
+    """Digests of a run of rows in each shard, of up to MAX_SAMPLED_SHARDS shards.
 
-    Which rows they are is drawn from a generator of the store's own digest, so every process looks at the same.
+    `rows`: row -> key and label of those. Which rows they are is drawn from a generator of the store's own digest, so
+    every process looks at the same.
     """
 
     def __init__(self, header: Header) -> None:
         """Choose the shards."""
         self._header, self._rng = header, np.random.default_rng(int(header.content_digest[:16], 16))
-        most = max(1, min(MAX_SHARDS, MAX_NBYTES // row_nbytes(header)))
-        self.shards = frozenset(self._rng.permutation(header.layout.shards)[:most].tolist())
+        most = max(1, min(MAX_SAMPLED_SHARDS, MAX_NBYTES // row_nbytes(header)))
+        self.shards = frozenset(self._rng.permutation(header.sharding.shards)[:most].tolist())
         self.rows: dict[int, tuple[str, int]] = {}
 
     def look(self, file: h5py.File, path: Path, shard: int) -> None:
         """Check an open shard; ShardError for a row whose map, label, view or key is not what was written there."""
-        begin, end = self._header.layout.bounds(shard)
-        count = min(end - begin, -(-MIN_ROWS // self._header.layout.shards))
+        begin, end = self._header.sharding.bounds(shard)
+        count = min(end - begin, -(-MIN_ROWS // self._header.sharding.shards))
         at = int(self._rng.integers(end - begin - count + 1))
         table = _read_rows(file, path, self._header, at, at + count)
         _require_digests(path, self._header, begin + at, table)

@@ -45,9 +45,9 @@ def _fill(path: Path, header: Header, earlier_keys: Sequence[str]) -> None:
     create_store(path, header, earlier_keys)
     put_head(path, header, HEAD)
     discard_leftovers(path)
-    for shard in sorted(set(range(header.layout.shards)) - set(present_shards(path, header))):
+    for shard in sorted(set(range(header.sharding.shards)) - set(present_shards(path, header))):
         with outlast(lambda shard=shard: ShardWriter(path, header, shard)) as writer:  # type: ignore[misc]
-            writer.append(part(BATCH, *header.layout.bounds(shard)))
+            writer.append(part(BATCH, *header.sharding.bounds(shard)))
             writer.beat({"done": 3})
             outlast(writer.publish)
 

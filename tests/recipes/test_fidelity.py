@@ -26,7 +26,12 @@ def write_perfect_maps(store: Path, images: Path, *, topk: bool = False) -> None
     maps = np.stack([np.asarray(mask.resize(GRID, Image.Resampling.BOX), np.float16) for mask in masks])
     names = [str(i) for i in range(10)]
     digest = list_digest(keys, labels)
-    dataset = {"root_name": "images", "class_names": names, "teacher_class": list(range(10)), "digest": digest}
+    dataset: dict[str, Any] = {
+        "root_name": "images",
+        "class_names": names,
+        "teacher_class": list(range(10)),
+        "digest": digest,
+    }
     kind, depth = ("topk", 2) if topk else ("label", 1)
     header = Header(kind, {"name": "perfect", "classes": 10}, {}, GRID, "float16", ROWS, ROWS, dataset, {}, depth)
     create_store(store, header)

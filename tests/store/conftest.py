@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from store import Header, RowBatch, ShardWriter, create_store
-from store.format.checksum import seal
+from store.format.checksum import with_checksum
 from store.format.rows import list_digest
 from store.spec import STATUS_UNREADABLE
 
@@ -83,7 +83,7 @@ def make_header(batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
 
 def write_shard(path: Path, header: Header, shard: int, batch: RowBatch, step: int = 4) -> Path:
     """Publish one shard of the store whose rows `batch` holds, in batches of `step`."""
-    start, stop = header.layout.bounds(shard)
+    start, stop = header.sharding.bounds(shard)
     with ShardWriter(path, header, shard) as writer:
         for at in range(start, stop, step):
             writer.append(part(batch, at, min(at + step, stop)))
@@ -94,7 +94,7 @@ def write_store(path: Path, batch: RowBatch, shard_rows: int, **changes: Any) ->
     """A complete store of these rows."""
     header = make_header(batch, shard_rows, **changes)
     create_store(path, header)
-    for shard in range(header.layout.shards):
+    for shard in range(header.sharding.shards):
         write_shard(path, header, shard, batch)
     return header
 
@@ -104,9 +104,9 @@ def write_extended(path: Path, batch: RowBatch, shard_rows: int, ends: Sequence[
     header = write_store(path, part(batch, 0, ends[0]), shard_rows)
     for end, rows in pairwise((*ends, len(batch.key))):
         earlier = (*header.earlier, (end, header.dataset["digest"]))
-        first, header = header.layout.shards, make_header(part(batch, 0, rows), shard_rows, earlier=earlier)
+        first, header = header.sharding.shards, make_header(part(batch, 0, rows), shard_rows, earlier=earlier)
         create_store(path, header, batch.key[:end])
-        for shard in range(first, header.layout.shards):
+        for shard in range(first, header.sharding.shards):
             write_shard(path, header, shard, batch)
     return header
 
@@ -123,9 +123,9 @@ def flip(file: Path, at: int = 4099) -> None:
     file.write_bytes(raw)
 
 
-def reseal(file: Path) -> None:
-    """After HDF5 wrote to a file again, which drops its seal."""
-    file.write_bytes(seal(io.BytesIO(file.read_bytes())))
+def renew_checksum(file: Path) -> None:
+    """After HDF5 wrote to a file again, which drops its checksum."""
+    file.write_bytes(with_checksum(io.BytesIO(file.read_bytes())))
 
 
 @pytest.fixture

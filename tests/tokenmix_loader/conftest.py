@@ -103,8 +103,8 @@ def make_store(tmp_path: Path) -> StoreMaker:
             "status": np.where(bad, STATUS_UNREADABLE, STATUS_OK).astype(np.uint8),
             "key": np.array(keys, object), "error": np.where(bad, "cut off", "").astype(object),
         }  # fmt: skip
-        for shard in range(header.layout.shards):
-            part = slice(*header.layout.bounds(shard))
+        for shard in range(header.sharding.shards):
+            part = slice(*header.sharding.bounds(shard))
             with ShardWriter(path, header, shard) as writer:
                 planes, rest = ({name: all_[part] for name, all_ in table.items()} for table in (given, columns))
                 writer.append(RowBatch(payload=planes, **rest))

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from store import MapStore, RowBatch, StoreError, verify
 from store.format.quantise import dequantise, quantise
-from store.format.sharding import shard_name
+from store.spec import shard_name
 from tests.store.conftest import make_header, make_rows, write_store
 
 Maps = npt.NDArray[np.float32]

@@ -1,54 +1,55 @@
 import numpy as np
 import pytest
 
-from store.format.sharding import Layout, shard_name
+from store.format.sharding import Sharding
+from store.spec import shard_name
 
 
 def test_every_row_has_one_place() -> None:
     for rows in range(1, 30):
         for shard_rows in range(1, 33):
-            layout = Layout(rows, shard_rows)
-            places = [(s, i) for s in range(layout.shards) for i in range(len(range(*layout.bounds(s))))]
-            shard, row = layout.locate(np.arange(rows))
+            sharding = Sharding(rows, shard_rows)
+            places = [(s, i) for s in range(sharding.shards) for i in range(len(range(*sharding.bounds(s))))]
+            shard, row = sharding.locate(np.arange(rows))
             assert list(zip(shard.tolist(), row.tolist(), strict=True)) == places
 
 
 @pytest.mark.parametrize("earlier", [(7,), (1, 2), (6, 12), (3, 11, 13)])
 def test_every_row_of_every_part_has_one_place(earlier: tuple[int, ...]) -> None:
     for shard_rows in range(1, 17):
-        layout = Layout(17, shard_rows, earlier)
-        bounds = [layout.bounds(shard) for shard in range(layout.shards)]
+        sharding = Sharding(17, shard_rows, earlier)
+        bounds = [sharding.bounds(shard) for shard in range(sharding.shards)]
         assert [row for start, stop in bounds for row in range(start, stop)] == list(range(17))
         assert set(earlier) < {start for start, _ in bounds}  # each part begins a shard
         assert all(stop - start == shard_rows or stop in (*earlier, 17) for start, stop in bounds)
-        places = [(s, i) for s in range(layout.shards) for i in range(len(range(*layout.bounds(s))))]
-        shard, row = layout.locate(np.arange(17))
+        places = [(s, i) for s in range(sharding.shards) for i in range(len(range(*sharding.bounds(s))))]
+        shard, row = sharding.locate(np.arange(17))
         assert list(zip(shard.tolist(), row.tolist(), strict=True)) == places
-        assert [layout.shard_of(row) for row in range(17)] == shard.tolist()
+        assert [sharding.shard_of(row) for row in range(17)] == shard.tolist()
         parts = [sum(end <= start for end in earlier) for start, _ in bounds]
-        assert [layout.part(shard) for shard in range(layout.shards)] == parts
+        assert [sharding.part(shard) for shard in range(sharding.shards)] == parts
 
 
 def test_an_extension_leaves_earlier_shards_where_they_are() -> None:
-    before, after = Layout(17, 6), Layout(30, 6, (17,))
+    before, after = Sharding(17, 6), Sharding(30, 6, (17,))
     assert [after.bounds(shard) for shard in range(3)] == [before.bounds(shard) for shard in range(3)]
     assert [after.bounds(shard) for shard in range(3, after.shards)] == [(17, 23), (23, 29), (29, 30)]
 
 
 def test_only_the_last_shard_is_shorter() -> None:
-    assert [Layout(17, 6).bounds(s) for s in range(3)] == [(0, 6), (6, 12), (12, 17)]
+    assert [Sharding(17, 6).bounds(s) for s in range(3)] == [(0, 6), (6, 12), (12, 17)]
 
 
 @pytest.mark.parametrize("row", [-1, 17, 2**62])
 def test_no_row_outside(row: int) -> None:
     with pytest.raises(IndexError, match=rf"row {row}: expected 0 <= row < 17"):
-        Layout(17, 6).locate(np.array([3, row]))
+        Sharding(17, 6).locate(np.array([3, row]))
 
 
 @pytest.mark.parametrize("shard", [-1, 3])
 def test_no_shard_outside(shard: int) -> None:
     with pytest.raises(IndexError, match="expected 0 <= shard < 3"):
-        Layout(17, 6).bounds(shard)
+        Sharding(17, 6).bounds(shard)
 
 
 def test_names_sort_and_go_on_beyond_five_digits() -> None:

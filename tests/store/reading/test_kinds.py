@@ -12,8 +12,8 @@ import pytest
 
 from store import Header, MapStore, RowBatch, StoreError, verify
 from store.folder.head import Head, write_head
-from store.format.sharding import shard_name
-from tests.store.conftest import dataset_of, make_rows, reseal, write_store
+from store.spec import shard_name
+from tests.store.conftest import dataset_of, make_rows, renew_checksum, write_store
 
 ROWS, K, GRID = 7, 3, (2, 4)
 DEPTHS = {"label": 1, "cam": 1, "activation": 1, "topk": K, "features": 5}
@@ -91,8 +91,8 @@ def test_a_teacher_with_more_outputs_in_another_order(tmp_path: Path, kind: str)
         classes[:, 1] = outputs[:, None, None]
         classes[:, 0] = np.where(classes[:, 0] == classes[:, 1], 2, classes[:, 0])
         classes[:, 2] = np.where(classes[:, 2] == classes[:, 1], 2, classes[:, 2])
-        batch.payload["topk_class"][:] = classes  # type: ignore[index]
-        batch.payload["topk_class"][4] = 0  # type: ignore[index]
+        batch.payload["topk_class"][:] = classes
+        batch.payload["topk_class"][4] = 0
     fields = {"teacher": {"classes": 20}, "dataset": dataset_of(batch, TEACHER_CLASS)}
     header = write_store(tmp_path / "maps", batch, 3, **header_of(kind) | fields)
     if kind == "features":
@@ -205,7 +205,7 @@ def test_a_head_of_another_store_is_found(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "maps" / "head.h5", "r+") as file:
         file.attrs["content_digest"] = np.bytes_("0" * 64)
     assert ["checksum" in problem.message for problem in verify(tmp_path / "maps").problems] == [True]
-    reseal(tmp_path / "maps" / "head.h5")
+    renew_checksum(tmp_path / "maps" / "head.h5")
     assert [problem.message for problem in verify(tmp_path / "maps").problems if "another head" in problem.message]
     with pytest.raises(StoreError, match="another head; remove this file"):
         _ = MapStore(tmp_path / "maps").head

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store import MapStore, RowBatch, ShardError, StoreError, verify
-from store.format.sharding import Layout
+from store.format.sharding import Sharding
 from store.reading import mapped as mapping
 from store.reading.mapped import IndexedRows, MappedRows
 from store.spec import STATUS_OK, Field
-from tests.store.conftest import make_rows, reseal, write_store
+from tests.store.conftest import make_rows, renew_checksum, write_store
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
@@ -118,7 +118,7 @@ def recreate(maps: Path, change: Callable[[h5py.File, str, Any], None]) -> None:
             for name, values in columns.items():
                 change(file, name, values.astype(types[name]))
             file.attrs.update(attributes)
-        reseal(shard)
+        renew_checksum(shard)
 
 
 def compressed(file: h5py.File, name: str, values: Any) -> None:
@@ -204,24 +204,26 @@ def test_one_compressed_shard_among_mapped_ones(maps: Path, rows: RowBatch) -> N
 @given(
     data=st.data(),
     row_shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    layout=st.builds(Layout, rows=st.integers(1, 40), shard_rows=st.integers(1, 41)),
+    sharding=st.builds(Sharding, rows=st.integers(1, 40), shard_rows=st.integers(1, 41)),
 )
-def test_mapping_at_any_offset_with_any_page(data: st.DataObject, row_shape: tuple[int, int], layout: Layout) -> None:
+def test_mapping_at_any_offset_with_any_page(
+    data: st.DataObject, row_shape: tuple[int, int], sharding: Sharding
+) -> None:
     """Pages of 64 KiB exist; pages of this machine divide them, so their rules hold here too."""
     field = Field("label_logit", np.dtype("<f2"), row_shape)
-    wanted = np.random.default_rng(0).integers(0, 999, (layout.rows, *row_shape)).astype("<f2")
+    wanted = np.random.default_rng(0).integers(0, 999, (sharding.rows, *row_shape)).astype("<f2")
     row_nbytes = wanted[0].nbytes
     step = np.gcd(row_nbytes, 65536)
     with TemporaryDirectory() as folder:
         paths, offsets = [], []
-        for shard in range(layout.shards):
+        for shard in range(sharding.shards):
             paths.append(Path(folder) / str(shard))
             offsets.append(int(step * data.draw(st.integers(0, 200_000 // step))))
-            start, stop = layout.bounds(shard)
+            start, stop = sharding.bounds(shard)
             paths[-1].write_bytes(bytes(offsets[-1]) + wanted[start:stop].tobytes())
-        reader = MappedRows(paths, offsets, layout, field, page=65536)
-        np.testing.assert_array_equal(reader.take(np.arange(layout.rows)), wanted)
-        np.testing.assert_array_equal([reader.one(row) for row in range(layout.rows)], wanted)
+        reader = MappedRows(paths, offsets, sharding, field, page=65536)
+        np.testing.assert_array_equal(reader.take(np.arange(sharding.rows)), wanted)
+        np.testing.assert_array_equal([reader.one(row) for row in range(sharding.rows)], wanted)
 
 
 def test_missing_shards(maps: Path) -> None:
