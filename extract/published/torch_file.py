@@ -23,6 +23,7 @@ from extract.errors import ExtractError
 Array = npt.NDArray[Any]
 MAX_FILE_NBYTES = 1 << 26
 _MAX_MEMBERS = 64
+_FOLDER = 0x10  # of a member's external attributes, which have no checksum
 _LEGACY_START = b"\x80\x02\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little") + b"."  # the first of the pickles
 _LEGACY_PROTOCOL = 1001  # the second
 
@@ -112,6 +113,8 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
         raise ExtractError(f"expected a tensor saved by torch, found a zip of {len(members)} members")
     if len({member.filename.lower() for member in members}) != len(members):  # torch ignores case
         raise ExtractError("expected every member of the zip once, found a name again")
+    if any(member.external_attr & _FOLDER for member in members):  # torch would take whatever was in memory before
+        raise ExtractError("expected files in the zip, found a folder: the file is damaged")
     if compressed := [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]:
         raise ExtractError(f"expected stored members, as torch writes them, found {compressed[0][:80]} compressed")
 

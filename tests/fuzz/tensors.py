@@ -23,6 +23,13 @@ OPCODES = (
     b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"r\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f",
     *(bytes([code]) + b"\xff" * 8 for code in (0x8D, 0x8E, 0x95, 0x96)), b"P0\n", b"I99999999999999999999\n",
 )  # fmt: skip
+# those that a tensor needs, which get as far as torch.load
+HONEST = (
+    b"(", b")", b"]", b"}", b"N", b"\x88", b"\x89", b"K\x05", b"M\x54\x06", b"X\x07\0\0\0storage",
+    b"X\x01\0\0\0" + b"0", b"X\x03\0\0\0cpu", b"ctorch\nHalfStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ccollections\nOrderedDict\n", b"\x85", b"\x86", b"\x87", b"t", b"u", b"a", b"R", b"Q", b"q\x00",
+    b"ctorch\nHalfStorage\nM\x54\x06\x85R",
+)  # fmt: skip
 CALLS = (
     ("os", "system"), ("builtins", "eval"), ("builtins", "exec"), ("subprocess", "Popen"), ("builtins", "__import__"),
     ("torch.hub", "load"), ("torch.storage", "_load_from_bytes"), ("builtins", "getattr"), ("numpy", "load"),
@@ -101,7 +108,8 @@ class _Call:
 
 
 def _program(rng: Rng) -> bytes:
-    program = b"\x80\x02" + b"".join(OPCODES[i] for i in rng.integers(0, len(OPCODES), int(rng.integers(1, 400))))
+    codes = (OPCODES, HONEST)[int(rng.integers(2))]
+    program = b"\x80\x02" + b"".join(codes[i] for i in rng.integers(0, len(codes), int(rng.integers(1, 400)))) + b"."
     if rng.random() < 0.3:
         program = b"\x80\x02K\x01q\x00" + b"h\x00h\x00\x86q\x00" * int(rng.integers(1, 2000)) + program[2:]
     return _zipped({"archive/data.pkl": program}) if rng.random() < 0.8 else GOOD[False][:137] + program

@@ -171,6 +171,30 @@ def test_every_flipped_byte_of_the_numbers_is_found() -> None:
             parse_tensor(bytes(bad))
 
 
+def test_a_flipped_bit_anywhere_is_found_or_without_effect() -> None:
+    good, expected = saved(topk_maps()), topk_maps().numpy()
+    flips = np.random.default_rng(0).integers(0, 8 * len(good), 2_000).tolist()
+    flips += range(8 * good.index(b"PK\x01\x02"), 8 * len(good), 5)  # the directory, which has no checksum
+    refused = 0
+    for flip in flips:
+        bad = bytearray(good)
+        bad[flip // 8] ^= 1 << flip % 8
+        try:
+            np.testing.assert_array_equal(parse_tensor(bytes(bad)), expected, strict=True)
+        except ExtractError:
+            refused += 1
+    assert refused > len(flips) / 2
+
+
+def test_a_member_that_says_it_is_a_folder() -> None:
+    """torch would skip its content and return whatever was in memory."""
+    bad = bytearray(saved(topk_maps()))
+    entry = bad.rindex(b"PK\x01\x02", 0, bad.rindex(b"archive/data/0"))
+    bad[entry + 38] |= 0x10
+    with pytest.raises(ExtractError, match="found a folder"):
+        parse_tensor(bytes(bad))
+
+
 @given(seed=st.integers(0, 2**32), new=st.booleans())
 def test_damage_is_an_error_or_without_effect(seed: int, new: bool) -> None:
     rng = np.random.default_rng(seed)
