@@ -1,4 +1,4 @@
-"""The `tokenmix` command: thin shells over the functions of extract, store and tokenmix_loader.
+"""The `tokenmix` command: each command is a thin shell over one call of extract, store or tokenmix_loader.
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
@@ -8,17 +8,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from extract.command_line import commands
-from extract.command_line.options import FOLDER, STORE
-from extract.command_line.terminal import describe_header, user_errors
+import extract as calls
+from extract.command_line.options import (
+    CLASS_MAP,
+    EXTEND,
+    IMAGES,
+    MAX_ERRORS,
+    PATH,
+    STORE,
+    WORKER,
+    import_options,
+    job_options,
+    slurm_options,
+)
+from extract.command_line.terminal import describe_header, describe_report, say, share_cores, spell_bytes, user_errors
+from extract.job.signals import stop_on_signals
 
 if TYPE_CHECKING:
+    from extract import ImportOptions, JobOptions, SlurmOptions, TeacherSpec
+    from extract.job.progress import Report
+    from extract.job.signals import StopRequest
     from store import Header
+
+WATCH_S = 5.0
+ORIGINAL_IMAGES = click.option("--images", type=PATH, required=True, help="The images that the maps are of.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,47 +46,154 @@ def main() -> None:
     """Teacher activation maps, computed once, as exact TokenMix targets."""
 
 
-for job_command in (commands.plan, commands.extract, commands.submit, commands.status, commands.import_):
-    main.add_command(job_command)
+@main.command()
+@job_options
+def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
+    """Rows, shards, bytes and estimated hours of a job; writes nothing."""
+    share_cores()
+    with user_errors():
+        result = calls.plan(images, teacher, options, class_map=class_map, say=say)
+        describe_header(result.header)
+        click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {spell_bytes(result.nbytes)} in all")
+        click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.decoding_processes} processes (measured)")
+        click.echo(f"teacher   {result.teacher_rate:.1f} img/s (measured)")
+        click.echo(f"estimate  {result.hours:.2f} hours with one worker")
+
+
+@main.command()
+@job_options
+@STORE
+@WORKER
+@MAX_ERRORS
+@EXTEND
+def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
+    """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
+    share_cores()
+    with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a signal may arrive, too
+        from extract.command_line.progress_bar import show_progress
+
+        with show_progress(sys.stderr) as on_progress:
+            report = calls.run(
+                images, store, teacher, options, class_map=class_map, on_progress=on_progress, stop=stop, say=say
+            )
+        _finish(report, store, stop)
+
+
+@main.command()
+@job_options
+@STORE
+@MAX_ERRORS
+@EXTEND
+@slurm_options
+@click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
+def submit(
+    images: Path,
+    store: Path,
+    class_map: Path | None,
+    teacher: TeacherSpec,
+    options: JobOptions,
+    slurm: SlurmOptions,
+    dry_run: bool,
+) -> None:
+    """Run `extract` as a Slurm array, after checking that it would start."""
+    with user_errors():
+        call = calls.render_submission if dry_run else calls.submit
+        answers = call(images, store, teacher, options, slurm=slurm, class_map=class_map, say=say)
+        if dry_run:
+            click.echo("\n".join(answers), nl=False)
+            return
+        for job in answers:
+            click.echo(f"submitted array {job}; see `tokenmix status {store}`")
 
 
 @main.command()
 @STORE
-@click.option("--images", type=FOLDER, help="Also check that this folder lists the same names and labels.")
-@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--watch", is_flag=True, help="Redraw every few seconds until all is done.")
+@click.option("--errors", is_flag=True, help="Also name the unreadable images; reads every shard.")
+def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
+    """How far STORE is, how fast, and who is at work on it."""
+    with user_errors():
+        from extract.command_line.status_lines import status_lines
+
+        while True:
+            found = calls.status(store, unreadable=errors)
+            text = json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(status_lines(found))
+            if watch:
+                click.clear()
+            click.echo(text)
+            if found.complete or not watch:
+                return
+            time.sleep(WATCH_S)
+
+
+@main.command("import")
+@click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling", "relabel"]))
+@click.argument("tree", metavar="SRC", type=PATH)
+@IMAGES
+@STORE
+@CLASS_MAP
+@import_options
+def import_(form: str, tree: Path, images: Path, store: Path, class_map: Path | None, options: ImportOptions) -> None:
+    """Put maps of TokenLabeling or ReLabel, one .pt per image below SRC, into STORE; started again, it goes on."""
+    with stop_on_signals() as stop, user_errors():
+        from extract.command_line.progress_bar import show_progress
+
+        with show_progress(sys.stderr) as on_progress:
+            report = calls.import_maps(
+                form, tree, images, store, options, class_map=class_map, on_progress=on_progress, stop=stop, say=say
+            )
+        _finish(report, store, stop)
+
+
+@main.command()
+@click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling"]))
+@STORE
+@click.argument("target", metavar="DST", type=PATH)
+def export(form: str, store: Path, target: Path) -> None:
+    """Write the maps of STORE, of kind topk, as a tree of one .pt per image that the public loaders read."""
+    with user_errors():
+        from store import read_header
+
+        count = calls.export_maps(form, store, target)
+        click.echo(f"{target}: {count} maps, {form}{_spell_view(read_header(store))}")
+
+
+@main.command()
+@STORE
+@click.option("--images", type=PATH, help="Also check that these are the same names and labels.")
 @click.option("--repair", is_flag=True, help="Remove what is damaged, so that `extract` fills it again.")
-@click.option("--retry-unreadable", "retry", is_flag=True, help="Also remove shards of images that can be read now.")
+@click.option("--retry-unreadable", is_flag=True, help="Also remove shards of images that can be read now.")
 @click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the rows of --deep.")
-@click.option("--checkpoint", type=FOLDER, help="The teacher's weights, for --deep.")
+@click.option("--checkpoint", type=PATH, help="The teacher's weights, for --deep.")
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher, for --deep.")
 def verify(
     store: Path,
     images: Path | None,
-    class_map: Path | None,
     repair: bool,
-    retry: bool,
+    retry_unreadable: bool,
     deep: int | None,
-    **teacher: Any,
+    seed: int,
+    checkpoint: Path | None,
+    device: str,
 ) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
-    if (deep or retry) and images is None:
+    if (deep or retry_unreadable) and images is None:
         raise click.UsageError(f"{'--deep' if deep else '--retry-unreadable'} needs --images, to read them again.")
     with user_errors():
-        import store as store_
-
-        report, done = store_.repair(store) if repair or retry else (store_.verify(store), [])
-        problems = [str(problem) for problem in report.problems]
-        if images is not None:
-            problems += _compare_images(store, images, class_map, retry)
-        if images is not None and deep and problems:
-            done.append("--deep was left out: it needs a sound store and the images that it was made of")
-        elif images is not None and deep:
-            problems += _compare_maps(store, images, class_map, deep, **teacher)
-        for line in (*problems, *done):
+        verdict = calls.verify(
+            store, images=images, repair=repair, retry_unreadable=retry_unreadable, deep=deep, seed=seed,
+            checkpoint=checkpoint, device=device,
+        )  # fmt: skip
+        if verdict.deep:
+            click.echo(f"{verdict.deep.rows} rows again: largest error {verdict.deep.max_error:.2g} of a map's "
+                       f"largest value, {verdict.deep.tolerance:.2g} allowed")  # fmt: skip
+        for line in (*verdict.problems, *verdict.done):
             click.echo(line)
-        click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(problems)} problems")
-        sys.exit(1 if problems else 0)
+        report = verdict.report
+        click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(verdict.problems)} problems")
+        sys.exit(0 if verdict.ok else 1)
 
 
 @main.command("drop-extension")
@@ -76,9 +202,9 @@ def verify(
 def drop_extension(store: Path) -> None:
     """Take the last `extract --extend` of STORE back; all from before it stays."""
     with user_errors():
-        import store as store_
+        import store as stores
 
-        removed = store_.drop_extension(store)
+        removed = stores.drop_extension(store)
         click.echo(f"{store}: removed {len(removed)} files of the last extension: {removed[0]} to {removed[-1]}")
 
 
@@ -92,88 +218,64 @@ def info(store: Path, as_json: bool) -> None:
         from store.folder.files import present_shards
 
         header = read_header(store)
-        present = len(present_shards(store, header))
+        shards, present = header.sharding.shards, len(present_shards(store, header))
         if as_json:
-            state = {
-                "shards": header.layout.shards,
-                "shards_present": present,
-                "content_digest": header.content_digest,
-            }
+            state = {"shards": shards, "shards_present": present, "content_digest": header.content_digest}
             click.echo(json.dumps({**dataclasses.asdict(header), **state}, indent=2, ensure_ascii=False))
             return
         describe_header(header)
-        click.echo(f"shards    {present} of {header.layout.shards} present")
-
-
-@main.command()
-@click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling"]))
-@STORE
-@click.argument("target", metavar="DST", type=FOLDER)
-def export(form: str, store: Path, target: Path) -> None:
-    """Write the maps of STORE, of kind topk, as a tree of one .pt per image that the public loaders read."""
-    with user_errors():
-        from extract.published.exporting import export_tokenlabeling
-        from store import StoreError, read_header
-        from store.spec import HEADER_FILE
-
-        if (target / HEADER_FILE).exists():
-            raise StoreError(f"{target}: expected a folder for .pt files, found a store; give another path")
-        count = sum(1 for _ in export_tokenlabeling(store, target))
-        click.echo(f"{target}: {count} maps, {form}{_spell_view(read_header(store))}")
+        click.echo(f"shards    {present} of {shards} present")
 
 
 @main.command()
 @STORE
-def index(store: Path) -> None:
-    """Write index.h5 into STORE: all shards as one, for any HDF5 tool; nothing is copied."""
-    with user_errors():
-        from store.index import write_index
-
-        click.echo(write_index(store))
-
-
-@main.command()
-@STORE
-@click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
-@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
-@click.option("-o", "--output", type=FOLDER, required=True, help="The PNG to write.")
+@ORIGINAL_IMAGES
+@click.option("-o", "--output", type=PATH, required=True, help="The PNG to write.")
 @click.option("--pairs", type=click.IntRange(1, 20), default=4, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--evidence", type=click.Choice(["logit", "contrast"]), default="logit", show_default=True)
-@click.option("--mask", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
-def show(store: Path, images: Path, class_map: Path | None, output: Path, **choices: Any) -> None:
+@click.option("--mask-kind", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
+def show(store: Path, images: Path, output: Path, pairs: int, seed: int, evidence: str, mask_kind: str) -> None:
     """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""
     with user_errors():
         from extract.images.listing import list_images
         from tokenmix_loader.show import draw_pairs
 
-        listed = list_images(images, class_map)
-        picture = draw_pairs(listed, store, **choices)
+        picture = draw_pairs(list_images(images), store, pairs, seed, evidence, mask_kind)
         picture.save(output, format="PNG")
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
 
 
 @main.command()
 @STORE
-@click.option("--images", type=FOLDER, required=True, help="The folder that the maps were extracted from.")
-@click.option("--class-map", type=FOLDER, help="The class map that the extraction was given.")
+@ORIGINAL_IMAGES
 @click.option("--samples", type=click.IntRange(1), default=1024, show_default=True, help="Images per pass.")
-@click.option("--batch-size", "batch", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Passes of each kind; medians.")
-def bench(store: Path, images: Path, class_map: Path | None, **settings: Any) -> None:
+def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int, rounds: int) -> None:
     """What maps cost here: timm's loader with CutMix, and with TokenMix, whose maps are in memory or on the disk."""
     with user_errors():
         from extract.images.listing import list_images
         from tokenmix_loader.bench import bench as run_bench
 
-        report = run_bench(list_images(images, class_map), store, **settings)
+        report = run_bench(
+            list_images(images), store, samples=samples, batch=batch_size, workers=workers, rounds=rounds
+        )
         rows = zip(("without maps", "with maps", "cold maps"), report.epoch_s, report[1:], strict=True)
         for name, epoch_s, (wall_ms, cpu_ms) in rows:
             click.echo(f"{name:14}{1e3 / wall_ms:8.0f} img/s   epoch {epoch_s:8.1f} s   CPU {cpu_ms:.3f} ms/img")
         ratios = ", ".join(f"{after / report.epoch_s[0]:.4f}" for after in report.epoch_s[1:])
         cpu = report.with_maps.cpu_ms / report.without_maps.cpu_ms
         click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
+
+
+def _finish(report: Report, store: Path, stop: StopRequest) -> None:
+    """Say how a job ended, and end with the exit status of a stop if it was stopped."""
+    describe_report(report, store)
+    if report.stopped:
+        say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+        sys.exit(stop.exit_code)
 
 
 def _spell_view(header: Header) -> str:
@@ -183,36 +285,6 @@ def _spell_view(header: Header) -> str:
     if mode == "squash" or (mode == "center" and len(set(height_width)) == 1):  # type: ignore[arg-type]
         return f"; the teacher's view, for `tokenmix import`: --view {mode} --crop-pct {made['crop_pct']}"
     return ""
-
-
-def _compare_images(store: Path, images: Path, class_map: Path | None, retry: bool) -> list[str]:
-    from extract.audit.unreadable import drop_repaired
-    from extract.images.listing import list_images
-    from extract.images.stored_order import in_stored_order
-    from store import StoreError, read_header
-
-    listed = list_images(images, class_map)
-    try:
-        given = in_stored_order(listed, store)[0].header()
-    except StoreError as error:
-        return [f"{images}: {error}"]
-    stored = read_header(store).dataset
-    problems = [
-        f"{images}: {what} differ from the store's: expected {stored[name]}, found {given[name]}"
-        for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
-        if given[name] != stored[name]
-    ]
-    return drop_repaired(listed, store) if retry and not problems else problems
-
-
-def _compare_maps(store: Path, images: Path, class_map: Path | None, rows: int, **teacher: Any) -> tuple[str, ...]:
-    from extract.audit.run_again import verify_deep
-    from extract.images.listing import list_images
-
-    report = verify_deep(store, list_images(images, class_map), rows, **teacher)
-    click.echo(f"{report.rows} rows again: largest error {report.max_error:.2g} of a map's largest value, "
-               f"{report.tolerance:.2g} allowed")  # fmt: skip
-    return report.problems
 
 
 if __name__ == "__main__":

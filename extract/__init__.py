@@ -1,1 +1,26 @@
-"""Images -> teacher -> maps -> shards: planning and running the extraction job."""
+"""Images -> teacher -> maps: one call for each command, and the settings that they take."""
+
+from extract.calls import export_maps, import_maps, plan, render_submission, run, status, submit, verify
+from extract.errors import ExtractError, ImagesError, TeacherError
+from extract.job.slurm import SlurmOptions
+from extract.settings import ImportOptions, JobOptions, TeacherSpec
+from extract.worker import Worker
+
+__all__ = [
+    "ExtractError",
+    "ImagesError",
+    "ImportOptions",
+    "JobOptions",
+    "SlurmOptions",
+    "TeacherError",
+    "TeacherSpec",
+    "Worker",
+    "export_maps",
+    "import_maps",
+    "plan",
+    "render_submission",
+    "run",
+    "status",
+    "submit",
+    "verify",
+]

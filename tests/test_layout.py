@@ -5,6 +5,8 @@ import importlib.metadata
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,24 +21,68 @@ ALLOWED = {
 OURS = {"cli", "extract", "store", "tokenmix_loader", "recipes", "benchmarks", "tests"}
 
 
+PACKAGES = ("extract", "store", "tokenmix_loader")
+MOST_ENTRIES = 12
+
+
 def imported(source: Path) -> set[str]:
+    """Modules that a file imports at run time, wherever in it; of `from a import b` both `a` and `a.b`."""
+    tree = ast.parse(source.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{source}: relative import"
-            names.add((node.module or "").partition(".")[0])
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def sources(package: str) -> dict[str, Path]:
+    """Module name -> file."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 @pytest.mark.parametrize("part", ALLOWED)
 def test_imports_go_one_way(part: str) -> None:
-    sources = [ROOT / part] if part.endswith(".py") else sorted((ROOT / part).rglob("*.py"))
-    assert sources
-    for source in sources:
-        forbidden = imported(source) & OURS - ALLOWED[part] - {part}
-        assert not forbidden, f"{source.relative_to(ROOT)} imports {sorted(forbidden)}"
+    files = [ROOT / part] if part.endswith(".py") else [*sources(part).values()]
+    assert files
+    for file in files:
+        forbidden = {name.partition(".")[0] for name in imported(file)} & OURS - ALLOWED[part] - {part}
+        assert not forbidden, f"{file.relative_to(ROOT)} imports {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_circle_among_the_modules_of_a_package(package: str) -> None:
+    files = sources(package)
+    graph = {name: (imported(file) & files.keys()) - {name, package} for name, file in files.items()}
+    TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_circle_among_the_rooms_of_a_package(package: str) -> None:
+    """A room is a folder of the package, or a module beside them."""
+    files, graph = sources(package), defaultdict[str, set[str]](set)
+    for name, file in files.items():
+        for other in (imported(file) & files.keys()) - {package}:
+            if name != package and room(other) != room(name):
+                graph[room(name)].add(room(other))
+    TopologicalSorter(graph).prepare()
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_can_be_taken_in_at_a_glance(package: str) -> None:
+    for folder in {file.parent for file in sources(package).values()}:
+        entries = [entry.name for entry in folder.iterdir() if entry.name not in ("__pycache__", ".DS_Store")]
+        assert len(entries) <= MOST_ENTRIES, f"{folder.relative_to(ROOT)}: {sorted(entries)}"
 
 
 def test_store_imports_neither_torch_nor_timm() -> None:
@@ -45,8 +91,8 @@ def test_store_imports_neither_torch_nor_timm() -> None:
 
 
 def test_loader_imports_store_in_one_place() -> None:
-    places = [p.name for p in (ROOT / "tokenmix_loader").rglob("*.py") if "store" in imported(p)]
-    assert places == ["store_access.py"]
+    places = [name for name, file in sources("tokenmix_loader").items() if "store" in imported(file)]
+    assert places == ["tokenmix_loader.store_access"]
 
 
 def test_the_four_names_are_ours_alone() -> None:

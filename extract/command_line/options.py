@@ -1,20 +1,26 @@
-"""Options that several commands share; imported by `tokenmix --help`, so nothing heavy here."""
+"""Options that several commands share, each handed to the command as one value: a spec, options, Slurm's options.
+
+Imported by `tokenmix --help`, so nothing heavy here.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from extract.command_line.config_file import read_config
-from extract.images.table_names import absolute_images
+from extract.job.slurm import SlurmOptions
+from extract.settings import DEFAULT_SHARD_ROWS, KINDS, ImportOptions, JobOptions, TeacherSpec
+from extract.worker import Worker
 
 Command = Callable[..., None]
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 
 
 def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -22,59 +28,75 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
         raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
     return int(sides[0]), int(sides[-1])
 
 
-JOB_OPTIONS = [
-    click.argument("images", type=FOLDER),
-    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME, local-dir:PATH, nfnet_f6, or saliency."),
+def model_arguments(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """`key=value` each -> {key: value}; a value is a Python literal, or else the text itself."""
+    found: dict[str, Any] = {}
+    for text in values:
+        key, sep, value = text.partition("=")
+        if not sep or not key.isidentifier():
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE", ctx, param)
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+STORE = click.argument("store", type=PATH)
+IMAGES = click.argument("images", type=PATH)
+CLASS_MAP = click.option("--class-map", type=PATH, metavar="FILE",
+                         help="Which output of the teacher shows each class: rows `name,output`, or one name per line, "
+                         "whose number is the output. Not needed for WordNet ids and class names.")  # fmt: skip
+WORKER = click.option("--worker", metavar="I/N",
+                      help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")  # fmt: skip
+MAX_ERRORS = click.option("--max-errors", type=click.IntRange(0),
+                          help="Unreadable images to accept; default: 0.1 % of the rows.")  # fmt: skip
+EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
+
+_TEACHER_OPTIONS = [
+    click.option("--teacher", required=True, help="A timm model, hf-hub:NAME, local-dir:PATH, a preset, or saliency."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
-    click.option("--checkpoint", type=FOLDER, help="Weights: .safetensors, or .pth (read as weights only)."),
+    click.option("--checkpoint", type=PATH, help="Weights: .safetensors, or .pth (read as weights only)."),
     click.option("--random-weights", type=int, metavar="SEED", help="No weights: for trying out, never for training."),
-    click.option("--num-classes", type=click.IntRange(1), help="Classes of the checkpoint's head."),
-    click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Passed to timm; repeatable."),
-    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
+    click.option("--num-classes", type=click.IntRange(1), help="Outputs of the checkpoint's head."),
+    click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", callback=model_arguments,
+                 help="Passed to timm; repeatable."),
     click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
-    click.option("--kind", type=click.Choice(["label", "topk", "cam", "activation", "features"]), default="label",
-                 show_default=True, help="What to store per image."),
+    click.option("--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True, help="What to store."),
     click.option("--top-k", type=click.IntRange(1), help="Kind topk: classes per token; default: 5."),
     click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
     click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     click.option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
-    click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,
-                 help="uint8: half of float16's bytes; kinds label, cam and activation."),
-    click.option("--shard-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows per shard."),
-    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
-    click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
-    click.option("--device", default=None, help="As torch names it; default: cuda where there is one, else cpu."),
+    click.option("--device", help="As torch names it; default: cuda where there is one, else cpu."),
     click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
     click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),
-    click.option("--config", type=FOLDER, is_eager=True, expose_value=False, callback=read_config, metavar="FILE",
+]  # fmt: skip
+_RUN_OPTIONS = [
+    click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,
+                 help="uint8: half of float16's bytes; kinds label, cam and activation."),
+    click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True,
+                 help="Rows per shard."),
+    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+    click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
+    click.option("--config", type=PATH, is_eager=True, expose_value=False, callback=read_config, metavar="FILE",
                  help='JSON of these options, {"batch-size": 64}; the command line wins.'),
 ]  # fmt: skip
-
-
-IMPORT_OPTIONS = [
+_IMPORT_OPTIONS = [
     click.option("--view", type=click.Choice(["center", "squash"]), help="The teacher's; default: as published."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True),
-    click.option("--class-map", type=FOLDER, help="Text file: one folder name per line; line number = class index."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Default: as published."),
-    click.option("--shard-size", "shard_rows", type=click.IntRange(1), default=4096, show_default=True),
-    click.option("--worker", metavar="I/N", help="Do the share of worker I of N; default: as `extract`."),
+    click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True),
+    WORKER,
+    MAX_ERRORS,
 ]  # fmt: skip
-
-STORE = click.argument("store", type=FOLDER)
-MAX_ERRORS = click.option(
-    "--max-errors", type=click.IntRange(0), help="Unreadable images to accept; default: 0.1 % of the rows."
-)
-
-EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
-
-SLURM_OPTIONS = [
+_SLURM_OPTIONS = [
     click.option("--tasks", type=click.IntRange(1), required=True, help="Workers: the length of the array."),
     click.option("--parallel", type=click.IntRange(1), help="Of these at the same time."),
     click.option("--partition"),
@@ -88,50 +110,115 @@ SLURM_OPTIONS = [
     click.option("--warn", "warn_s", type=click.IntRange(1), default=120, show_default=True, metavar="SECONDS",
                  help="Before the time limit: longer than a few batches take."),
     click.option("--setup", multiple=True, metavar="LINE", help="Shell line before the command; repeatable."),
-    click.option("--command", metavar="TEXT", help="Instead of this `tokenmix`: 'apptainer exec --nv X tokenmix'."),
-    click.option("--log-dir", type=FOLDER, help="Default: STORE.logs, beside the store."),
+    click.option("--command", "command_text", metavar="TEXT",
+                 help="Instead of this `tokenmix`: 'apptainer exec --nv X tokenmix'."),
+    click.option("--log-dir", type=PATH, help="Default: STORE.logs, beside the store."),
     click.option("--sbatch-arg", "sbatch_args", multiple=True, metavar="TEXT", help="Any other, as --exclude=n7."),
 ]  # fmt: skip
 
 
 def job_options(command: Command) -> Command:
-    """The options that `plan`, `extract` and `submit` share."""
-    return _with(JOB_OPTIONS, command)
+    """Options of `plan`, `extract` and `submit`, given as `teacher: TeacherSpec, options: JobOptions`."""
+
+    @wraps(command)
+    def with_job(
+        *,
+        teacher: str,
+        pretrained: bool,
+        checkpoint: Path | None,
+        random_weights: int | None,
+        num_classes: int | None,
+        model_args: dict[str, Any],
+        input_size: tuple[int, int] | None,
+        crop_mode: str | None,
+        crop_pct: float | None,
+        kind: str,
+        top_k: int | None,
+        cam_stage: str | None,
+        class_token: bool,
+        flip_average: bool,
+        device: str | None,
+        amp: str,
+        compile: bool,  # noqa: A002 -- the option's name
+        dtype: str,
+        shard_size: int,
+        batch_size: int,
+        workers: int,
+        worker: str | None = None,
+        max_errors: int | None = None,
+        extend: bool = False,
+        **others: Any,
+    ) -> None:
+        spec = TeacherSpec(
+            teacher, pretrained=pretrained, checkpoint=checkpoint, random_weights=random_weights,
+            num_classes=num_classes, model_args=model_args, input_size=input_size, crop_mode=crop_mode,
+            crop_pct=crop_pct, device=device, amp=amp, compile=compile, kind=kind, top_k=top_k, cam_stage=cam_stage,
+            class_token=class_token, flip_average=flip_average,
+        )  # fmt: skip
+        options = JobOptions(
+            dtype=dtype, shard_rows=shard_size, batch_size=batch_size, decoding_processes=workers,
+            worker=_worker(worker), extend=extend, max_errors=max_errors,
+        )  # fmt: skip
+        command(teacher=spec, options=options, **others)
+
+    return _with([IMAGES, *_TEACHER_OPTIONS, CLASS_MAP, *_RUN_OPTIONS], with_job)
 
 
 def import_options(command: Command) -> Command:
-    """The options of `import`."""
-    return _with(IMPORT_OPTIONS, command)
+    """Options of `import`, given to the command as `options: ImportOptions`."""
+
+    @wraps(command)
+    def with_import(
+        *,
+        view: str | None,
+        crop_pct: float,
+        dtype: str | None,
+        shard_size: int,
+        worker: str | None,
+        max_errors: int | None,
+        **others: Any,
+    ) -> None:
+        options = ImportOptions(view, crop_pct, dtype, shard_size, _worker(worker), max_errors)
+        command(options=options, **others)
+
+    return _with(_IMPORT_OPTIONS, with_import)
 
 
 def slurm_options(command: Command) -> Command:
-    """The options of `submit` that are Slurm's."""
-    return _with(SLURM_OPTIONS, command)
+    """Options of `submit` that are Slurm's, given to the command as `slurm: SlurmOptions`."""
+
+    @wraps(command)
+    def with_slurm(
+        *,
+        tasks: int,
+        parallel: int | None,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        time: str | None,
+        gpus: str | None,
+        cpus_per_task: int | None,
+        mem: str | None,
+        constraint: str | None,
+        warn_s: int,
+        setup: tuple[str, ...],
+        command_text: str | None = None,
+        log_dir: Path | None,
+        sbatch_args: tuple[str, ...],
+        **others: Any,
+    ) -> None:
+        slurm = SlurmOptions(
+            tasks=tasks, log_dir=log_dir, partition=partition, account=account, qos=qos, time=time, gpus=gpus,
+            cpus_per_task=cpus_per_task, mem=mem, constraint=constraint, parallel=parallel, warn_s=warn_s,
+            setup=setup, command=command_text, sbatch_args=sbatch_args,
+        )  # fmt: skip
+        command(slurm=slurm, **others)
+
+    return _with(_SLURM_OPTIONS, with_slurm)
 
 
-def given_arguments(ctx: click.Context, leave_out: Container[str]) -> list[str]:
-    """The command line again, in absolute paths: what the user gave, here or by --config, but for `leave_out`."""
-    parts: list[str] = []
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        given = name in ctx.params and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if given and name not in leave_out:
-            value = ctx.params[name]
-            for one in value if parameter.multiple else [value]:
-                parts += _spelled(parameter, one)
-    return parts
-
-
-def _spelled(parameter: click.Parameter, value: Any) -> list[str]:
-    if isinstance(value, Path):
-        value = absolute_images(value) if parameter.name == "images" else value.absolute()
-    if isinstance(value, tuple):  # --input-size
-        value = "x".join(map(str, value))
-    if isinstance(parameter, click.Argument):
-        return [str(value)]
-    if isinstance(value, bool):
-        return [parameter.opts[0]] if value else []
-    return [parameter.opts[0], str(value)]
+def _worker(text: str | None) -> Worker:
+    return Worker.parse(text) if text else Worker.from_environment()
 
 
 def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:

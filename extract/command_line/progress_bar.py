@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from extract.job.run import Progress
+from extract.job.progress import Progress
 
 LOG_INTERVAL_S = 10.0
 

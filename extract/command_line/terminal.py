@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from extract.job.progress import Report
     from store import Header
 
 
@@ -76,3 +80,32 @@ def spell_bytes(count: int) -> str:
             return f"{size:.4g} {unit}"
         size /= 1000
     return f"{size:.4g} TB"
+
+
+def describe_report(report: Report, store: Path) -> None:
+    """Say how a job ended: what it did, and which images it could not read."""
+    from store import unreadable_rows
+
+    progress = report.progress
+    for key, reason in progress.errors:
+        say(f"unreadable: {key!r}: {reason}")
+    done = "nothing to do"
+    if progress.done:
+        done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
+        if progress.judged:
+            done += f"teacher's top-1 {100 * progress.top1:.1f} %"
+        else:
+            done += "no predictions" if progress.readable else "none of them readable"
+    elif report.complete and (count := sum(1 for _ in unreadable_rows(store))):
+        say(f"{count} images were unreadable when their shards were done (`tokenmix status --errors`); repaired since? "
+            "`tokenmix verify --retry-unreadable --images IMAGES`, then run again")  # fmt: skip
+    state = "complete" if report.complete else "incomplete"
+    click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")
+
+
+def share_cores() -> None:
+    """Let the teacher's threads sleep while they wait: on a CPU, decoding needs the cores that OpenMP would spin on.
+
+    To be called before torch is loaded. benchmarks/extract.py shows what it does to a decode-bound job.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

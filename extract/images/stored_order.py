@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from extract.errors import ImagesError
-from extract.images.listing import ImageList
+from extract.images.image_list import ImageList
 from store import Header, StoreMismatch, read_header
 from store.folder.extension import read_keys, require_own_shards, stored_labels
 from store.folder.files import present_shards
@@ -38,7 +38,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     labels = stored_labels(store, header)
     way_back = _way_back(store, images, earlier_keys)
     _refuse_lost(store, images, labels, way_back)
-    complete = len(present_shards(store, header)) == header.layout.shards
+    complete = len(present_shards(store, header)) == header.sharding.shards
     if not complete and extend:
         raise ImagesError(
             f"{store}: expected a complete store to extend, found {len(labels)} of {header.rows} rows; take the new "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
 from extract.errors import ImagesError
-from extract.images.listing import ImageList
+from extract.images.image_list import ImageList
+from extract.images.tar import tar_members
 from store.table_keys import names_or_numbers
 
 Place = tuple[Path, int, int]  # file, offset, bytes
@@ -94,13 +94,8 @@ def list_wds(folder: str | Path) -> TableList:
 
 def _members(path: Path) -> list[tuple[str, str, Place]]:
     """Key, extension and place of every file, cut as WebDataset cuts names: at the first dot."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            files = [member for member in tar if member.isfile()]
-    except tarfile.TarError as error:
-        raise ImagesError(f"{path}: expected an uncompressed tar, found: {error}; unpack or re-create it") from error
     found = []
-    for member in files:
+    for member in tar_members(path):
         parent, slash, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")
         found.append((parent + slash + stem, extension.lower(), (path, member.offset_data, member.size)))

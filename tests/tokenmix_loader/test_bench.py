@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from extract.images.listing import list_images
-from store import StoreError, StoreMismatch
+from store import StoreError
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader.bench import bench, forget
 from tokenmix_loader.show import draw_pairs
@@ -39,15 +39,6 @@ def test_images_that_were_unreadable_are_left_out(images: Path, make_store: Stor
     with pytest.warns(UserWarning, match=r"1 that could not be read at extraction: ant/img2\.jpg"):
         report = bench(list_images(broken), store, batch=8, workers=0, rounds=1)
     assert report.images == 30
-
-
-def test_labels_by_a_class_map(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
-    (class_map := tmp_path / "classes.txt").write_text("none\nant\nbee\ncat\n")
-    make_store({key: label + 1 for key, label in keys_and_labels(images).items()})
-    (store,) = tmp_path.glob("maps-*")
-    with pytest.raises(StoreMismatch, match="expected the dataset's labels"):
-        bench(list_images(images), store, workers=0)
-    assert bench(list_images(images, class_map), store, batch=8, workers=0, rounds=1).images == 30
 
 
 def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:

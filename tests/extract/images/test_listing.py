@@ -37,18 +37,10 @@ def test_tar_lists_and_reads_as_the_folder(make_folder: MakeFolder, tmp_path: Pa
             assert a.read() == b.read()
 
 
-def test_class_map_fixes_the_labels(make_folder: MakeFolder, tmp_path: Path) -> None:
-    (tmp_path / "map.txt").write_text("zebra\nclass2\nclass1\nclass10\n")
-    images = list_images(make_folder(NAMES), tmp_path / "map.txt")
-    labels = {key.split("/")[0]: int(label) for key, label in zip(images.keys, images.labels, strict=True)}
-    assert labels == {"class2": 1, "class1": 2, "class10": 3}
-    assert len(images.class_names) == 4
-
-
-def expect(match: str, root: Path, class_map: Path | None = None) -> None:
+def expect(match: str, root: Path) -> None:
     with pytest.raises(ImagesError, match=match) as caught:
-        list_images(root, class_map)
-    assert str(class_map or root) in str(caught.value) or str(root) in str(caught.value)
+        list_images(root)
+    assert str(root) in str(caught.value)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -77,42 +69,15 @@ def test_empty_folder(tmp_path: Path) -> None:
     expect("found none", tmp_path)
 
 
-def test_class_folder_without_images(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_class_folder_without_images(make_folder: MakeFolder) -> None:
     root = make_folder({"a": ["1.jpg"], "c": ["1.jpg"]})
     (root / "b").mkdir()
     expect("would shift the labels", root)
-    (tmp_path / "map.txt").write_text("a\nb\nc\n")
-    assert list_images(root, tmp_path / "map.txt").labels.tolist() == [0, 2]
 
 
 def test_image_outside_any_class(make_folder: MakeFolder) -> None:
     root = make_folder({"a": ["1.jpg"], ".": ["stray.jpg"]})
     expect("'stray.jpg' outside", root)
-
-
-def test_folder_that_the_class_map_lacks(make_folder: MakeFolder, tmp_path: Path) -> None:
-    (tmp_path / "map.txt").write_text("a\n")
-    expect("found 'b'", make_folder({"a": ["1.jpg"], "b": ["1.jpg"]}), tmp_path / "map.txt")
-
-
-@pytest.mark.parametrize("text", ["a\n\nb\n", "a\na\n"])
-def test_class_map_with_empty_or_repeated_lines(make_folder: MakeFolder, tmp_path: Path, text: str) -> None:
-    (tmp_path / "map.txt").write_text(text)
-    expect("empty or repeated", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
-
-
-def test_missing_class_map(make_folder: MakeFolder, tmp_path: Path) -> None:
-    expect("no such file", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
-
-
-def test_class_map_that_is_no_text(make_folder: MakeFolder, tmp_path: Path) -> None:
-    (tmp_path / "map.txt").write_bytes(b"\xff\xfe\n")
-    expect("a text in UTF-8", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
-
-
-def test_class_map_with_a_byte_order_mark(make_folder: MakeFolder, tmp_path: Path) -> None:
-    (tmp_path / "map.txt").write_text("a\n", encoding="utf-8-sig")
-    expect("without a byte order mark", make_folder({"a": ["1.jpg"]}), tmp_path / "map.txt")
 
 
 def test_two_folders_of_one_name(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -15,12 +15,15 @@ from torchvision.datasets import ImageFolder
 
 from cli import main
 from extract.errors import ImagesError
-from extract.images.listing import ImageList, list_images
+from extract.images.classes import TeacherClasses
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
 from extract.job.plan import missing_shards
-from extract.job.run import Report, run_job
+from extract.job.progress import Report
+from extract.job.run import run_job
 from extract.job.status import read_status
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, ShardError, StoreError, StoreMismatch, read_header, repair, verify
 from store.index import write_index
 from tests.extract.conftest import MakeFolder
@@ -28,11 +31,12 @@ from tokenmix_loader import MapDataset
 
 OPTIONS = JobOptions(shard_rows=3, batch_size=2, decoding_processes=0)
 SPEC = TeacherSpec("test_resnet", random_weights=0, num_classes=2, input_size=(64, 64))
+CLASSES = TeacherClasses((0, 1), "in order")
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
-    return Teacher(SPEC)
+def teacher() -> TimmTeacher:
+    return TimmTeacher(SPEC)
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def root(make_folder: MakeFolder) -> Path:
     return make_folder({"cat": ["1.jpg", "5.jpg"], "dog": ["1.jpg", "5.jpg"]})
 
 
-def run(root: Path, store: Path, teacher: Teacher, **options: Any) -> Report:
+def run(root: Path, store: Path, teacher: TimmTeacher, **options: Any) -> Report:
     return run_job(list_images(root), store, teacher, replace(OPTIONS, **options))
 
 
@@ -49,7 +53,7 @@ def shards(store: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def maps(root: Path, teacher: Teacher, tmp_path: Path) -> Path:
+def maps(root: Path, teacher: TimmTeacher, tmp_path: Path) -> Path:
     """A store of four images in shards of three."""
     run(root, tmp_path / "maps", teacher)
     return tmp_path / "maps"
@@ -72,7 +76,7 @@ def add(make_folder: MakeFolder) -> Add:
 NEW = ["cat/3.jpg", "cat/7.jpg", "dog/0.jpg", "dog/3.jpg", "dog/6.jpg"]
 
 
-def test_new_images_get_shards_of_their_own(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_new_images_get_shards_of_their_own(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     before, old_keys = shards(maps), list(MapStore(maps).keys)
     write_index(maps)
     add(NEW)
@@ -95,7 +99,7 @@ def test_new_images_get_shards_of_their_own(root: Path, maps: Path, teacher: Tea
         np.testing.assert_array_equal(store.read_row(row), store.read([row])[0])
 
 
-def test_the_loader_joins_by_key(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_the_loader_joins_by_key(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     add(NEW)
     run(root, maps, teacher, extend=True)
     dataset = MapDataset(ImageFolder(str(root)), maps)
@@ -104,7 +108,7 @@ def test_the_loader_joins_by_key(root: Path, maps: Path, teacher: Teacher, add: 
     assert found == [Path(path).relative_to(root).as_posix() for path, _ in ImageFolder(str(root)).samples]
 
 
-def test_a_training_goes_on_meanwhile(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_a_training_goes_on_meanwhile(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     """Its workers, should they start now, see the store that it has opened."""
     opened = MapStore(maps)
     add(NEW)
@@ -119,10 +123,10 @@ def test_a_training_goes_on_meanwhile(root: Path, maps: Path, teacher: Teacher, 
         MapStore(maps, extensions=2)
 
 
-def test_again_and_again(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_again_and_again(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     for number, key in enumerate(["dog/0.jpg", "cat/0.jpg", "cat/9.jpg"]):
         add([key])
-        assert missing_shards(list_images(root), maps, teacher, replace(OPTIONS, extend=True)) == 1
+        assert missing_shards(list_images(root), teacher, CLASSES, maps, replace(OPTIONS, extend=True)) == 1
         assert run(root, maps, teacher, extend=True).progress.done == 1
         assert run(root, maps, teacher, extend=True).progress.done == 0
         assert run(root, maps, teacher).progress.done == 0
@@ -135,21 +139,21 @@ def test_again_and_again(root: Path, maps: Path, teacher: Teacher, add: Add) -> 
 
 
 def test_without_extend_new_images_are_refused_and_the_way_is_named(
-    root: Path, maps: Path, teacher: Teacher, add: Add
+    root: Path, maps: Path, teacher: TimmTeacher, add: Add
 ) -> None:
     add(NEW)
     before = shards(maps)
     with pytest.raises(StoreMismatch, match=r"dataset.digest: stored .* given .* 5 new ones: 'cat/3.jpg', .*--extend"):
         run(root, maps, teacher)
     with pytest.raises(StoreMismatch, match="5 new ones"):
-        missing_shards(list_images(root), maps, teacher, OPTIONS)
+        missing_shards(list_images(root), teacher, CLASSES, maps, OPTIONS)
     assert shards(maps) == before
     assert not list(maps.glob("store-*"))
 
 
 @pytest.mark.parametrize("extend", [False, True])
 def test_images_that_are_gone_or_moved_are_refused(
-    extend: bool, root: Path, maps: Path, teacher: Teacher, add: Add
+    extend: bool, root: Path, maps: Path, teacher: TimmTeacher, add: Add
 ) -> None:
     add(NEW)
     run(root, maps, teacher, extend=True)
@@ -161,7 +165,7 @@ def test_images_that_are_gone_or_moved_are_refused(
 @pytest.mark.parametrize("extend", [False, True])
 @pytest.mark.parametrize("bad", ["dog/3.jpg", "dog/6.jpg"])
 def test_an_extension_with_bad_images_is_taken_back(
-    bad: str, extend: bool, root: Path, maps: Path, teacher: Teacher, add: Add
+    bad: str, extend: bool, root: Path, maps: Path, teacher: TimmTeacher, add: Add
 ) -> None:
     """That of the bad image is never in place; the other may be."""
     before = {path.name: path.read_bytes() for path in maps.iterdir()}
@@ -182,7 +186,7 @@ def test_an_extension_with_bad_images_is_taken_back(
 
 
 @pytest.mark.parametrize("extend", [False, True])
-def test_another_label_is_refused(extend: bool, root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_another_label_is_refused(extend: bool, root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     add(["cat/3.jpg"])
     images = list_images(root)
     images.labels[images.keys.index("dog/5.jpg")] = 0
@@ -192,24 +196,24 @@ def test_another_label_is_refused(extend: bool, root: Path, maps: Path, teacher:
 
 def test_another_teacher_cannot_extend(root: Path, maps: Path, add: Add) -> None:
     add(NEW)
-    other = Teacher(replace(SPEC, random_weights=1))
+    other = TimmTeacher(replace(SPEC, random_weights=1))
     for refused in (
         lambda: run(root, maps, other, extend=True),
-        lambda: missing_shards(list_images(root), maps, other, replace(OPTIONS, extend=True)),
+        lambda: missing_shards(list_images(root), other, CLASSES, maps, replace(OPTIONS, extend=True)),
     ):
         with pytest.raises(StoreMismatch, match=r"\n  teacher.digest: stored .*\nGive the stored"):
             refused()
     assert not list(maps.glob("store-*"))
 
 
-def test_a_store_with_gaps_is_finished_first(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_a_store_with_gaps_is_finished_first(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     (maps / "shard-00001.h5").unlink()
     add(NEW)
     with pytest.raises(ImagesError, match="expected a complete store to extend, found 3 of 4 rows"):
         run(root, maps, teacher, extend=True)
 
 
-def test_gaps_after_an_extension_are_filled(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_gaps_after_an_extension_are_filled(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     """Its order is known without the shards: some of any part may have been lost."""
     add(NEW)
     run(root, maps, teacher, extend=True)
@@ -221,18 +225,18 @@ def test_gaps_after_an_extension_are_filled(root: Path, maps: Path, teacher: Tea
     assert shards(maps) == before
 
 
-def test_speed_is_that_of_the_extension(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_speed_is_that_of_the_extension(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     add(NEW)
     run(root, maps, teacher, extend=True)
     for file in maps.iterdir():
         os.utime(file, (time.time() - 5000,) * 2)
     for name in ("store-1.json", "shard-00003.h5"):  # done since a hundred seconds ago
         os.utime(maps / name, (time.time() - 100,) * 2)
-    start, stop = read_header(maps).layout.bounds(3)
+    start, stop = read_header(maps).sharding.bounds(3)
     assert read_status(maps).rate == pytest.approx((stop - start) / 100, rel=0.1)
 
 
-def test_kept_from_before_is_checked_too(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_kept_from_before_is_checked_too(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     add(NEW)
     run(root, maps, teacher, extend=True)
     sound = {path: path.read_bytes() for path in maps.iterdir()}
@@ -252,13 +256,13 @@ def test_kept_from_before_is_checked_too(root: Path, maps: Path, teacher: Teache
     assert {path: path.read_bytes() for path in maps.iterdir()} == sound
 
 
-def test_a_folder_of_other_classes_names_them(root: Path, maps: Path, teacher: Teacher, add: Add) -> None:
+def test_a_folder_of_other_classes_names_them(root: Path, maps: Path, teacher: TimmTeacher, add: Add) -> None:
     (root / "cat").rename(root / "eel")
     with pytest.raises(StoreMismatch, match="dataset.class_names: stored .'cat', 'dog'.*given .'dog', 'eel'"):
         run(root, maps, teacher, extend=True)
 
 
-def test_an_unsorted_copy_of_the_list_is_refused(maps: Path, root: Path, teacher: Teacher) -> None:
+def test_an_unsorted_copy_of_the_list_is_refused(maps: Path, root: Path, teacher: TimmTeacher) -> None:
     images = list_images(root)
     turned = ImageList(images.root, images.keys[::-1], images.labels[::-1].copy(), images.class_names)
     for extend in (False, True):

@@ -1,0 +1,240 @@
+"""One call for each command: what `tokenmix` runs, for Python. Each returns a value and prints nothing.
+
+`say` gets lines for a person as they come up. Heavy imports wait inside, so that `tokenmix --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extract.errors import ExtractError
+from extract.job.slurm import SlurmOptions, log_folder, max_array_size, render_arrays, submit_arrays
+from extract.settings import ImportOptions, JobOptions, TeacherSpec
+
+if TYPE_CHECKING:
+    from extract.audit.verdict import Verdict
+    from extract.images.classes import TeacherClasses
+    from extract.images.image_list import ImageList
+    from extract.job.plan import Plan
+    from extract.job.progress import Progress, Report
+    from extract.job.status import Status
+    from extract.teacher.protocol import Teacher
+
+StrPath = str | Path
+
+
+def _silent(_: object) -> None:
+    """Nobody listens."""
+
+
+def _go_on() -> bool:
+    return False
+
+
+def plan(
+    images: StrPath,
+    teacher: TeacherSpec,
+    options: JobOptions = JobOptions(),  # noqa: B008 -- frozen
+    *,
+    class_map: StrPath | None = None,
+    say: Callable[[str], None] = _silent,
+) -> Plan:
+    """What a job would write and how long it would take, measured on the first images; writes nothing.
+
+    Raises ImagesError and TeacherError as `run`.
+    """
+    from extract.job.plan import make_plan
+
+    return make_plan(*_prepare(images, teacher, class_map, say), options)
+
+
+def run(
+    images: StrPath,
+    store: StrPath,
+    teacher: TeacherSpec,
+    options: JobOptions = JobOptions(),  # noqa: B008 -- frozen
+    *,
+    class_map: StrPath | None = None,
+    on_progress: Callable[[Progress], None] = _silent,
+    stop: Callable[[], bool] = _go_on,
+    say: Callable[[str], None] = _silent,
+) -> Report:
+    """Run the teacher over the images and fill this worker's share of the store; called again, it goes on.
+
+    `images`: class folder, `.tar`, `hfds/NAME` or `wds/FOLDER`. `class_map`: which output of the teacher shows each
+    class, see `extract.images.classes`. `on_progress` is called after every batch; `stop` is asked before every batch.
+
+    Raises ImagesError, TeacherError (both ExtractErrors), StoreMismatch where the store was made with other settings,
+    StoreError where it cannot be written. Finished shards survive every one of these.
+    """
+    from extract.images.listing import refuse_store_inside
+    from extract.job.run import run_job
+
+    refuse_store_inside(Path(store), Path(images))
+    listed, built, classes = _prepare(images, teacher, class_map, say)
+    return run_job(listed, Path(store), built, options, classes.outputs, on_progress=on_progress, stop=stop)
+
+
+def submit(
+    images: StrPath,
+    store: StrPath,
+    teacher: TeacherSpec,
+    options: JobOptions = JobOptions(),  # noqa: B008 -- frozen
+    *,
+    slurm: SlurmOptions,
+    class_map: StrPath | None = None,
+    say: Callable[[str], None] = _silent,
+) -> list[str]:
+    """Run `extract` as a Slurm array and return the arrays' job ids; raises as `render_submission`."""
+    scripts = render_submission(images, store, teacher, options, slurm=slurm, class_map=class_map, say=say)
+    return submit_arrays(scripts, log_folder(slurm, Path(store)))
+
+
+def render_submission(
+    images: StrPath,
+    store: StrPath,
+    teacher: TeacherSpec,
+    options: JobOptions = JobOptions(),  # noqa: B008 -- frozen
+    *,
+    slurm: SlurmOptions,
+    class_map: StrPath | None = None,
+    say: Callable[[str], None] = _silent,
+) -> list[str]:
+    """The scripts that `submit` gives to sbatch, after checking that the job would start.
+
+    So what `run` would refuse is refused in front of the user, and not in a log file hours later. Raises what `run`
+    raises at its start, and ExtractError for more tasks than shards that are missing.
+    """
+    from dataclasses import replace
+
+    from extract.command_line.arguments import job_arguments
+    from extract.job.plan import missing_shards
+
+    prepared = _prepare(images, replace(teacher, device="cpu"), class_map, say)
+    missing = missing_shards(*prepared, Path(store), options)
+    say(f"{missing} shards to do, {slurm.tasks} workers")
+    if slurm.tasks > missing:
+        raise ExtractError(
+            f"--tasks {slurm.tasks}: expected at most one worker per shard that is missing, found {missing} of those; "
+            "give fewer tasks, or a new store with a smaller --shard-size"
+        )
+    map_path = None if class_map is None else Path(class_map)
+    arguments = job_arguments(Path(images), Path(store), teacher, options, map_path)
+    return render_arrays(slurm, Path(store), arguments, max_array_size())
+
+
+def status(store: StrPath, *, unreadable: bool = False) -> Status:
+    """How far a store is and who is at work, decided by the files in its folder; `unreadable`: also name the images.
+
+    Raises StoreError where there is no store.
+    """
+    from extract.job.status import read_status
+
+    return read_status(Path(store), unreadable=unreadable)
+
+
+def verify(
+    store: StrPath,
+    *,
+    images: StrPath | None = None,
+    repair: bool = False,
+    retry_unreadable: bool = False,
+    deep: int | None = None,
+    seed: int = 0,
+    checkpoint: StrPath | None = None,
+    device: str | None = None,
+) -> Verdict:
+    """Check every byte of a store and, where they are given, its images and its teacher.
+
+    `images`: also that they are still those of the store. `repair`: remove what is damaged, so that `run` fills it
+    again. `retry_unreadable`: also remove shards of images that can be read now. `deep`: run the teacher, built again
+    from the header and `checkpoint`, on so many rows drawn by `seed`. Raises StoreError where there is no readable
+    header.
+    """
+    from extract.audit.verdict import verify_all
+
+    return verify_all(
+        Path(store),
+        images=images,
+        repair=repair,
+        retry_unreadable=retry_unreadable,
+        deep=deep,
+        seed=seed,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        device=device,
+    )
+
+
+def import_maps(
+    form: str,
+    tree: StrPath,
+    images: StrPath,
+    store: StrPath,
+    options: ImportOptions = ImportOptions(),  # noqa: B008 -- frozen
+    *,
+    class_map: StrPath | None = None,
+    on_progress: Callable[[Progress], None] = _silent,
+    stop: Callable[[], bool] = _go_on,
+    say: Callable[[str], None] = _silent,
+) -> Report:
+    """Put published maps, one `.pt` per image below `tree`, into a store of kind topk; called again, it goes on.
+
+    `form`: tokenlabeling or relabel. Their teachers have ImageNet-1k's outputs where the dataset's classes go by its
+    names or by `class_map`, else as many as the dataset has classes. Raises as `run`.
+    """
+    from extract.images.listing import list_images, refuse_store_inside
+    from extract.published.importing import import_tree
+
+    refuse_store_inside(Path(store), Path(images))
+    listed = list_images(images)
+    classes, outputs = _published_classes(listed, class_map)
+    say(f"{len(listed)} images, {len(listed.class_names)} classes; their outputs {classes.how}")
+    return import_tree(
+        form, Path(tree), listed, Path(store), options, classes.outputs, outputs, on_progress=on_progress, stop=stop
+    )
+
+
+def export_maps(form: str, store: StrPath, target: StrPath, *, on_progress: Callable[[int], None] = _silent) -> int:
+    """Write the maps of a store of kind topk as a tree of one `.pt` per image, and return their number.
+
+    `form`: tokenlabeling. Raises StoreError for another kind, and for files of another content that are in the way.
+    """
+    from extract.published.exporting import export_tree
+
+    if form != "tokenlabeling":
+        raise ExtractError(f"export: expected the format tokenlabeling, found {form!r}")
+    return export_tree(Path(store), Path(target), on_progress=on_progress)
+
+
+def _prepare(
+    images: StrPath, spec: TeacherSpec, class_map: StrPath | None, say: Callable[[str], None]
+) -> tuple[ImageList, Teacher, TeacherClasses]:
+    """The images, the teacher, loaded and checked, and which of its outputs shows which class."""
+    from extract.images.classes import match_classes
+    from extract.images.listing import list_images
+    from extract.teacher.presets import make_teacher
+
+    listed = list_images(images)
+    teacher = make_teacher(spec)
+    classes = match_classes(
+        listed.class_names,
+        teacher.num_classes,
+        None if class_map is None else Path(class_map),
+        needed=spec.kind != "activation",
+    )
+    say(f"{len(listed)} images, {len(listed.class_names)} classes; {spec.name} on {teacher.device}, "
+        f"grid {teacher.grid[0]} x {teacher.grid[1]}; its outputs for them: {classes.how}")  # fmt: skip
+    return listed, teacher, classes
+
+
+def _published_classes(images: ImageList, class_map: StrPath | None) -> tuple[TeacherClasses, int]:
+    """Which outputs the published teachers have for the dataset's classes, and how many they have."""
+    from extract.images.classes import IMAGENET_1K_CLASSES, match_classes
+
+    names, path = images.class_names, None if class_map is None else Path(class_map)
+    classes = match_classes(names, IMAGENET_1K_CLASSES, path, needed=False)
+    if classes.outputs:
+        return classes, IMAGENET_1K_CLASSES
+    return match_classes(names, len(names)), len(names)

@@ -1,0 +1,56 @@
+"""The ordered list of images that a store is made of, whatever they lie in."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from store.format.header import Json
+from store.format.rows import list_digest
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """N images in a fixed order; `labels` [N] count in `class_names` [K], the dataset's own classes.
+
+    `open` may be called from any thread or forked worker.
+    """
+
+    root: Path
+    keys: Sequence[str]
+    labels: npt.NDArray[np.int32]
+    class_names: Sequence[str]
+    members: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)  # tar: key -> offset, bytes
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def open(self, row: int) -> BinaryIO:
+        """The encoded image as a file; raises OSError where the file system does."""
+        key = self.keys[row]
+        if not self.members:
+            return open(self.root / key, "rb")
+        offset, nbytes = self.members[key]
+        with open(self.root, "rb") as tar:  # pread on a descriptor of our own: nothing shared between workers
+            return io.BytesIO(os.pread(tar.fileno(), nbytes, offset))
+
+    def header(self) -> dict[str, Json]:
+        """The `dataset` field of the store's header, but for what only the teacher knows."""
+        return {
+            "root_name": self.root.resolve().name,
+            "class_names": list(self.class_names),
+            "digest": self.digest,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the ordered list of (key, label)."""
+        return list_digest(self.keys, self.labels)
