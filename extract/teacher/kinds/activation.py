@@ -9,7 +9,6 @@ import torch
 from extract.teacher.kinds.base import mean_of
 from extract.teacher.kinds.from_tokens import TokenKind
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import Route
 
 
 class Activation(TokenKind):
@@ -17,9 +16,6 @@ class Activation(TokenKind):
 
     name = "activation"
     datasets = ("activation",)
-
-    def refuse(self, route: Route) -> None:
-        """Nothing."""
 
     def make(self, views: Sequence[torch.Tensor], outputs: torch.Tensor) -> Maps:
         """As in TokenKind."""

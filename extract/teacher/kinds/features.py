@@ -6,32 +6,24 @@ from collections.abc import Sequence
 
 import torch
 
-from extract.errors import TeacherError
 from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import mean_of
 from extract.teacher.kinds.from_tokens import TokenKind
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import Route
 
 
 class Features(TokenKind):
-    """Needs an affine head, which is stored as a matrix."""
+    """The head is stored as a matrix, so it must be affine."""
 
     name = "features"
     datasets = ("features",)
+    forms = ("affine",)
+    needs = "a head that is affine after average pooling"
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):
         """As in TokenKind."""
         super().__init__(model, spec, input_size)
         self.depth = self.route.channels
-
-    def refuse(self, route: Route) -> None:
-        """As in TokenKind."""
-        if route.form != "affine":
-            raise TeacherError(
-                f"--kind features: expected a head that is affine after average pooling, found {route}; "
-                "use --kind label"
-            )
 
     def make(self, views: Sequence[torch.Tensor], outputs: torch.Tensor) -> Maps:
         """As in TokenKind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +14,7 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import Refusal, Route, choose_route
+from extract.teacher.routes import FORMS, Refusal, Route, choose_route
 from extract.teacher.token_sources import HeadSource
 from extract.teacher.weights import first_line
 from store.format.header import Json
@@ -29,20 +29,20 @@ SUGGESTED = (
 
 
 class TokenKind(Kind):
-    """Needs a route from tokens to logits (routes.py); `refuse` says which ones will not do."""
+    """Needs a route from tokens to logits (routes.py), of one of these forms."""
+
+    forms: ClassVar[tuple[str, ...]] = FORMS
+    needs: ClassVar[str] = "a route from tokens to logits"  # for people, what these forms have in common
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):
         """As in Kind; compiles the way to the tokens, where asked to."""
         self.spec = spec
         self.route = _find_route(model, spec, input_size)
         self.grid = self.route.grid
-        self.refuse(self.route)
+        if self.route.form not in self.forms:
+            raise TeacherError(f"--kind {self.name}: expected {self.needs}, found {self.route}; use --kind label")
         if spec.compile:
             _compile(model, self.route, spec.device)
-
-    @abstractmethod
-    def refuse(self, route: Route) -> None:
-        """Raise TeacherError for a route that does not give this kind."""
 
     @abstractmethod
     def make(self, views: Sequence[torch.Tensor], outputs: torch.Tensor) -> Maps:

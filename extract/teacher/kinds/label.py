@@ -9,7 +9,6 @@ import torch
 from extract.teacher.kinds.base import mean_of, top1_of
 from extract.teacher.kinds.from_tokens import TokenKind
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import Route
 
 
 class Label(TokenKind):
@@ -17,9 +16,6 @@ class Label(TokenKind):
 
     name = "label"
     datasets = ("label_logit",)
-
-    def refuse(self, route: Route) -> None:
-        """Nothing."""
 
     def make(self, views: Sequence[torch.Tensor], outputs: torch.Tensor) -> Maps:
         """As in TokenKind."""

@@ -11,7 +11,7 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import mean_of
 from extract.teacher.kinds.from_tokens import TokenKind
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import Route
+from extract.teacher.routes import FORMS
 from store.format.header import Json
 
 DEFAULT_TOP_K = 5
@@ -19,24 +19,21 @@ MAX_LOGITS = 1 << 26  # held at once: 256 MB of float32
 
 
 class Topk(TokenKind):
-    """Needs a head that takes single tokens, and at least k outputs."""
+    """Needs all outputs' logits of a token, which the gradient form does not give, and at least k of them."""
 
     name = "topk"
     datasets = ("topk_logit", "topk_class", "logsumexp")
     options = frozenset({"top_k"})
+    forms = tuple(form for form in FORMS if form != "gradient")
+    needs = "a head on single tokens"
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):
         """As in TokenKind."""
         self.depth = spec.top_k or DEFAULT_TOP_K
         self.num_classes = int(model.num_classes)  # type: ignore[arg-type]
-        super().__init__(model, spec, input_size)
-
-    def refuse(self, route: Route) -> None:
-        """As in TokenKind."""
-        if route.form == "gradient":
-            raise TeacherError(f"--kind topk: expected a head on single tokens, found {route}; use --kind label")
         if self.depth > self.num_classes:
             raise TeacherError(f"--top-k {self.depth}: expected at most the teacher's {self.num_classes} classes")
+        super().__init__(model, spec, input_size)
 
     def header(self) -> dict[str, Json]:
         """As in TokenKind."""
