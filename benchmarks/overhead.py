@@ -32,19 +32,12 @@ from torchvision.ops import roi_align
 from benchmarks.geometry import seed_all
 from benchmarks.read import machine, write_store
 from recipes.context_digits.scene import sources
-from tokenmix_loader import (
-    MapStore,
-    MapTarget,
-    Recipe,
-    TokenMix,
-    TokenMixCollate,
-    align,
-    collate_targets,
-    evidence,
-    normalise,
-    trace,
-)
+from tokenmix_loader import MapStore, MapTarget, TokenMix, TokenMixCollate, align, evidence, trace
 from tokenmix_loader.compiled import door
+from tokenmix_loader.mixing.collate import collate_targets
+from tokenmix_loader.mixing.recipe import Recipe
+from tokenmix_loader.mixing.settings import MixSettings
+from tokenmix_loader.scoring.evidence import normalise
 
 CLASSES, BATCH, ROWS = 1000, 128, 20_000
 GRID = (14, 14)
@@ -111,7 +104,7 @@ def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
     rows = targets.row.numpy()
     mapped = with_targets([image for image, _ in samples], targets)
     timm_s, ours = FastCollateMixup(**MIXUP), TokenMixCollate(store, GRID, **MIXUP)
-    recipe, rng = Recipe(CLASSES, GRID, mixup_alpha=0), np.random.default_rng(0)
+    recipe, rng = Recipe(CLASSES, GRID, MixSettings(mixup_alpha=0)), np.random.default_rng(0)
 
     def read() -> None:
         store.read(rows)

@@ -16,8 +16,8 @@ from tokenmix_loader.batch import NO_MAP, MapTarget
 from tokenmix_loader.join.rows import check_size, find_rows
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.masks import sample_masks
+from tokenmix_loader.scoring.read_tokens import read_tokens
 from tokenmix_loader.scoring.targets import mix_scores
-from tokenmix_loader.scoring.tokens import read_tokens
 from tokenmix_loader.store_access import MapStore, StoreError
 from tokenmix_loader.tracing.trace import trace
 
@@ -55,7 +55,7 @@ class Images(Protocol):
 
 
 def draw_pairs(
-    images: Images, store: str | Path, pairs: int = 4, seed: int = 0, evidence: str = "logit", mask: str = "block"
+    images: Images, store: str | Path, pairs: int = 4, seed: int = 0, evidence: str = "logit", mask_kind: str = "block"
 ) -> Image.Image:
     """A picture with one line per pair of images of different labels, in training crops.
 
@@ -67,7 +67,7 @@ def draw_pairs(
     rng = np.random.default_rng(seed)
     chosen = _choose(images.labels, require_readable(maps, np.flatnonzero(rows != NO_MAP)), pairs, rng)
     pixels, targets = _crop(images, chosen, rows, maps.sizes, seed)
-    masks = sample_masks(rng, pairs, (TOKENS, TOKENS), kind=mask).repeat(2, 1, 1)
+    masks = sample_masks(rng, pairs, (TOKENS, TOKENS), kind=mask_kind).repeat(2, 1, 1)
     masks[pairs:] = ~masks[:pairs].flip(0)  # images a, then images b backwards: partners as in a mixed batch
     tokens = read_tokens(maps, targets, (TOKENS, TOKENS), evidence)
     partner = torch.arange(2 * pairs).flip(0)

@@ -1,1 +1,1 @@
-"""Compiled loops for the CPU, behind one door."""
+"""Compiled loops for the CPU; `door` is the only module that others import."""

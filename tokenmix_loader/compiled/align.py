@@ -1,7 +1,7 @@
-"""`align` as compiled loops: the numbers that `geometry` defines, without anything written between two steps.
+"""`align` as compiled loops: the same numbers as `scoring.geometry`, without a tensor for every step.
 
-Only indices that were compared with a map's size are used, so no number that is passed in, not even nan, reads beyond
-a map.
+Array bounds are not checked here. Every index is compared with the map's size first, so no input, not even nan, can
+read outside of a map.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tokenmix_loader.compiled.jit import compiled
+from tokenmix_loader.compiled.jit import njit_cached
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ _ZERO = np.float32(0)
 _HALF, _EIGHTH = np.float32(0.5), np.float32(0.125)
 
 
-@compiled
+@njit_cached
 def align_arrays(
     maps: Floats, views: Doubles, affines: Doubles, bounds: Doubles, grid: tuple[int, int], samples: int, refined: bool
 ) -> Floats:
@@ -35,7 +35,7 @@ def align_arrays(
     return tokens
 
 
-@compiled
+@njit_cached
 def align_logits(
     maps: Floats,
     present: Bools,
@@ -68,9 +68,9 @@ def align_logits(
     return tokens
 
 
-@compiled
+@njit_cached
 def _new_scratch(h: int, w: int, grid: tuple[int, int], refined: bool) -> Scratch:
-    """What `_align_one` writes to: halved and fine cells, token edges along y and x, and strips of tokens."""
+    """Memory for `_align_one`: halved and fine cells, token edges along y and x, and strips of tokens."""
     fold, longest = 2 if refined else 1, max(grid)
     return (
         np.empty((h, fold * w), np.float32),
@@ -81,12 +81,12 @@ def _new_scratch(h: int, w: int, grid: tuple[int, int], refined: bool) -> Scratc
     )
 
 
-@compiled
+@njit_cached
 def _align_one(
     cells: Floats, view: Doubles, affine: Doubles, bound: Doubles, samples: int, refined: bool, scratch: Scratch,
     tokens: Floats,
 ) -> None:  # fmt: skip
-    """One map [h, w] on tokens [gh, gw], zero before."""
+    """Add one map [h, w] to tokens [gh, gw], which are zero before."""
     gh, gw = tokens.shape
     halved, fine, down, across, strips = scratch
     h, w = fine.shape
@@ -115,9 +115,9 @@ def _align_one(
         _sample(parts, to_cells, low, high, samples, tokens)
 
 
-@compiled
+@njit_cached
 def are_sound(views: Doubles, affines: Doubles, bounds: Doubles) -> bool:
-    """Whether no view is empty and all numbers are finite, as `align` wants them."""
+    """Whether no view is empty and all numbers are finite, as `align` requires."""
     for i in range(len(views)):
         x0, y0, x1, y1 = views[i]
         if not (x0 < x1 and y0 < y1):
@@ -129,9 +129,9 @@ def are_sound(views: Doubles, affines: Doubles, bounds: Doubles) -> bool:
     return True
 
 
-@compiled
+@njit_cached
 def _refine(cells: Floats, halved: Floats, fine: Floats, first: int, last: int) -> None:
-    """`geometry.refine` of cells [h, w], by way of halved [h, 2w], into fine [2h, 2w]: of rows [first, last)."""
+    """`geometry.refine` of rows [first, last) of cells [h, w]: along x to `halved` [h, 2w], then to `fine` [2h, 2w]."""
     h, w = cells.shape
     for i in range(max(first - 1, 0), min(last + 1, h)):
         row = cells[i]
@@ -151,11 +151,11 @@ def _refine(cells: Floats, halved: Floats, fine: Floats, first: int, last: int) 
             lower[j] = half + lean
 
 
-@compiled
+@njit_cached
 def _put_edges(
     edges: Doubles, scale: float, offset: float, low: float, high: float, near: float, per_unit: float, cells: int
 ) -> None:
-    """Where tokens begin and the last one ends along an axis, in cells and within them."""
+    """Edges of the tokens along one axis: in cells, from 0 to the number of cells."""
     step = scale / (len(edges) - 1)
     for i in range(len(edges)):
         visible = min(max(step * i + offset, low), high)
@@ -163,9 +163,9 @@ def _put_edges(
         edges[i] = (at if at < cells else cells) if at > 0 else 0.0
 
 
-@compiled
+@njit_cached
 def _overlap(cells: Floats, down: Doubles, across: Doubles, strips: Floats, tokens: Floats) -> None:
-    """Each cell's mass to tokens [gh, gw], zero before, by the share of it that lies between their edges."""
+    """Add each cell's mass to tokens [gh, gw], which are zero before, by the share that lies between their edges."""
     gh, gw = tokens.shape
     w = cells.shape[1]
     for i in range(gh):
@@ -185,7 +185,7 @@ def _overlap(cells: Floats, down: Doubles, across: Doubles, strips: Floats, toke
                 tokens[i, j] += share * strips[i, k]
 
 
-@compiled
+@njit_cached
 def _sample(
     cells: Floats,
     to_cells: tuple[float, float, float, float, float, float],
@@ -208,5 +208,5 @@ def _sample(
                     u = (j * samples + q + 0.5) * step_u
                     x, y = a * u + row_x, d * u + row_y
                     if low[0] <= x < high[0] and low[1] <= y < high[1]:
-                        # unsigned: a signed index would be asked whether it counts from the end
+                        # unsigned, because a signed index is first tested for being negative
                         tokens[i, j] += area * cells[np.uint32(np.int32(y)), np.uint32(np.int32(x))]

@@ -1,4 +1,4 @@
-"""Where compiled loops can take the place of tensors: the one place that loads numba."""
+"""When compiled loops can take the place of tensors. The only module that loads numba."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ import torch
 from torch.autograd import forward_ad
 
 
-def _never(*_: object) -> bool:
+def _false(*_: object) -> bool:
     return False
 
 
 # Torch has no public names for these.
-_is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", _never)
+_is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", _false)
 _is_wrapped: Callable[[object], bool] = getattr(
-    getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", _never
+    getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", _false
 )
 
 
 def compiled_for(*tensors: torch.Tensor) -> ModuleType | None:
-    """`tokenmix_loader.compiled.loops`, where there is numba, and tensors are numbers on the CPU that nobody follows.
+    """The module `compiled.loops`, or None where tensor code has to be used.
 
-    The first call on a machine compiles, or reads what an earlier process has compiled.
+    That is: without numba, for tensors that are not plain numbers on the CPU, and while torch records operations for
+    gradients or a graph. The first call in a process compiles, or loads what an earlier process has compiled.
     """
-    # A graph would take what is computed outside of torch for a constant.
+    # A graph would record results from outside of torch as constants.
     if torch.compiler.is_compiling() or _is_tracing() or getattr(forward_ad, "_current_level", -1) >= 0:
         return None
     return _load() if all(map(_is_plain, tensors)) else None
+
+
+def warm_up() -> None:
+    """Compile now, where there is numba: before workers are forked, which then need not compile each for itself."""
+    _load()
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -46,27 +52,27 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def as_array(tensor: torch.Tensor, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The one layout that is compiled for; a copy where it has another."""
-    known = tensor.float() if tensor.dtype is torch.bfloat16 else tensor  # which NumPy does not know
+    """C-contiguous, as loops are compiled for; a copy where the tensor has another dtype or layout."""
+    known = tensor.float() if tensor.dtype is torch.bfloat16 else tensor  # NumPy has no bfloat16
     return np.ascontiguousarray(known.numpy(), dtype)
 
 
 @cache
 def _load() -> ModuleType | None:
-    """Never an error: tensors do the same, and a cache that cannot be read or written should not end a training."""
+    """None, and a warning, instead of an error: tensor code gives the same results, so training can go on."""
     try:
         import numba
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-            return None  # for debugging: uncompiled, those loops are far slower than tensors
+            return None  # for debugging; uncompiled loops are far slower than tensors
         from tokenmix_loader.compiled import loops
 
-        loops.try_out()
+        loops.compile_all()
     except ModuleNotFoundError as error:
         if error.name == "numba":
             return None
         _warn(error)
-    except Exception as error:  # NumPy too new for numba, its cache torn, a full disk, ...
+    except Exception as error:  # NumPy too new for numba, a damaged cache, a full disk, ...
         _warn(error)
     else:
         return loops
@@ -75,8 +81,9 @@ def _load() -> ModuleType | None:
 
 def _warn(error: Exception) -> None:
     warnings.warn(
-        f"tokenmix_loader: expected numba to compile, found {type(error).__name__}: {error}; targets will be the same "
-        "without it, but cost more: set NUMBA_CACHE_DIR to a new folder with space, or install another numba, or none",
+        f"tokenmix_loader: expected numba to compile, found {type(error).__name__}: {error}; targets are the same "
+        "without it, but slower: set NUMBA_CACHE_DIR to an empty folder with space, install another version of numba, "
+        "or uninstall it",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -1,4 +1,4 @@
-"""How loops are compiled: imported only where numba is known to be there, see `door`."""
+"""How loops are compiled; only `door` imports this, after it has found numba."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numba
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at its first call, or taken from numba's cache on the disk if there is a folder that it can write.
+def njit_cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: compile at the first call, or load from numba's cache on disk, where numba finds a writable folder.
 
-    Sums may be taken in any order, several numbers at a time.
+    Sums may be taken in any order, so that several numbers are added at a time.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "nsz", "contract"}}
     try:
         jitted: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
+    except RuntimeError:  # no writable folder
         jitted = numba.njit(**options)(function)
     return jitted

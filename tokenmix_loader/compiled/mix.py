@@ -1,11 +1,11 @@
-"""`mix_targets` and `mix_images` as compiled loops: the numbers that `targets` and `pixels` define."""
+"""`mix_targets` and `mix_images` as compiled loops: the same numbers as `scoring.targets` and `mixing.pixels`."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenmix_loader.compiled.jit import compiled
+from tokenmix_loader.compiled.jit import njit_cached
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -13,7 +13,7 @@ Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
 
-@compiled
+@njit_cached
 def are_within(numbers: Ints, end: int) -> bool:
     """Whether all are from 0 to end - 1."""
     for number in numbers:  # noqa: SIM110 -- generators are not compiled
@@ -22,7 +22,7 @@ def are_within(numbers: Ints, end: int) -> bool:
     return True
 
 
-@compiled
+@njit_cached
 def mix_arrays(
     tokens: Floats,
     masks: Floats,
@@ -60,16 +60,16 @@ def mix_arrays(
     return targets
 
 
-@compiled
+@njit_cached
 def mix_pixels(images: Bytes, masks: Bools, mixed: Bytes | None) -> None:
-    """`mix_images` of the bytes [B, C, H, W] of images whose rows hold gw tokens, masks [B or 1, gh, gw].
+    """`mix_images` of the images' bytes [B, C, H, width]; masks [B or 1, gh, gw], where gw divides the width in bytes.
 
-    Into `mixed`, other memory of the same shape, or in place.
+    Writes to `mixed`, other memory of the same shape, or in place where that is None.
     """
     batch, channels, height, width = images.shape
     gh, gw = masks.shape[1:]
     rows, columns = height // gh, width // gw
-    # All bits of what is replaced, so that a row of pixels is a few wide operations and no question.
+    # A byte of ones for each byte that is replaced: so rows are mixed by bit operations, without branches.
     replaced = np.empty((len(masks), gh, width), np.uint8)
     for k in range(len(masks)):
         for y in range(gh):
@@ -88,7 +88,7 @@ def mix_pixels(images: Bytes, masks: Bools, mixed: Bytes | None) -> None:
                     _mix_row(row_j, row_i, of_j[y // rows], mixed[j, channel, y])
 
 
-@compiled
+@njit_cached
 def _swap_row(row_i: Bytes, row_j: Bytes, of_i: Bytes, of_j: Bytes) -> None:
     for x in range(len(row_i)):
         difference = row_i[x] ^ row_j[x]
@@ -96,7 +96,7 @@ def _swap_row(row_i: Bytes, row_j: Bytes, of_i: Bytes, of_j: Bytes) -> None:
         row_j[x] ^= difference & of_j[x]
 
 
-@compiled
+@njit_cached
 def _mix_row(row: Bytes, other: Bytes, replaced: Bytes, mixed: Bytes) -> None:
     for x in range(len(row)):
         mixed[x] = row[x] ^ ((row[x] ^ other[x]) & replaced[x])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from hashlib import blake2b
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,59 +13,58 @@ import torch
 from timm.data import FastCollateMixup
 
 from tokenmix_loader.batch import Grid, MapTarget
-from tokenmix_loader.mixing.mixup import Batch, make_recipe
-from tokenmix_loader.mixing.pixels import mix_bytes
+from tokenmix_loader.mixing.mixup import Batch
+from tokenmix_loader.mixing.pixels import mix_batch
+from tokenmix_loader.mixing.recipe import make_recipe
+from tokenmix_loader.mixing.settings import MixSettings
 from tokenmix_loader.store_access import MapStore, open_store
 
 Image = torch.Tensor | npt.NDArray[np.uint8]
 
 
-class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
+@dataclass(eq=False)
+class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
     """In the place of timm's FastCollateMixup: uint8 images [B, 3, H, W] and dense targets float32 [B, K].
 
         dataset = MapDataset(dataset, store)
         collate_fn = TokenMixCollate(store, (14, 14), **mixup_args)
 
+    `store` may be its path; `grid` (gh, gw) is the student's; the other settings are explained at `MixSettings`.
+
     Nothing is left to do on the device, and nothing but (input, target) reaches it. `mixup_enabled` is shared
     with the workers, so that timm's `--mixup-off-epoch` works with persistent workers too, from the next batch
-    that a worker begins. A batch's chances come from `seed` and its rows and labels alone: they do not depend on
-    the number of workers, ranks differ because their rows do, and epochs because they are shuffled.
+    that a worker begins. What is left to chance follows from `seed` and the batch's rows and labels alone: results do
+    not depend on the number of workers, ranks differ because their rows do, and epochs because they are shuffled.
+
+    Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
+    know, TypeError for an unknown setting, StoreMismatch for a supervision that the store cannot give.
     """
 
-    def __init__(
-        self,
-        store: MapStore | str | PathLike[str],
-        grid: Grid,
-        *,
-        num_classes: int = 1000,
-        label_smoothing: float = 0.1,
-        mode: str = "batch",
-        cutmix_minmax: Any = None,
-        seed: int = 0,
-        **settings: Any,
-    ) -> None:
-        """timm's arguments, named as in its Mixup; `grid` (gh, gw) is the student's; `settings`: see `Recipe`.
+    store: InitVar[MapStore | str | PathLike[str]]
+    grid: Grid
+    _: KW_ONLY
+    num_classes: int = 1000
+    seed: int = 0
 
-        `store` may be its path. Of `settings`, those that `Recipe` does not have are `sample_masks`'.
-
-        Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
-        know, TypeError for an unknown setting, StoreMismatch for a supervision that the store does not know.
-        """
-        if mode != "batch" or cutmix_minmax is not None:
+    def __post_init__(self, store: MapStore | str | PathLike[str]) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(
-                f"TokenMixCollate: expected mode 'batch' and no cutmix_minmax, found {mode!r} and {cutmix_minmax}; "
-                "leave --mixup-mode and --cutmix-minmax out"
+                f"TokenMixCollate: seed: expected a whole number of at least 0, found {self.seed!r}; pass one"
             )
-        if "smoothing" in settings:
-            raise TypeError("TokenMixCollate: smoothing: expected timm's name for it; pass label_smoothing")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"TokenMixCollate: seed: expected a whole number of at least 0, found {seed!r}; pass one")
         self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        self._store, self._seed = open_store(store), seed
+        self._store = open_store(store)
         _ = self._store.labels  # read before workers are forked, so that they share it
-        self._recipe = make_recipe(num_classes, grid, smoothing=label_smoothing, **settings)
-        self._recipe.check(self._store)
-        super().__init__(label_smoothing=label_smoothing, num_classes=num_classes)
+        self._recipe = make_recipe(self, self.num_classes, self.grid, self._store)
+        # timm's loader accepts its own class only; this sets that one's attributes.
+        FastCollateMixup.__init__(
+            self,
+            self.mixup_alpha,
+            self.cutmix_alpha,
+            prob=self.prob,
+            switch_prob=self.switch_prob,
+            label_smoothing=self.label_smoothing,
+            num_classes=self.num_classes,
+        )
 
     @property
     def mixup_enabled(self) -> bool:
@@ -97,14 +96,14 @@ class TokenMixCollate(FastCollateMixup):  # type: ignore[misc]
         draw, dense = self._recipe.mix(
             self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled
         )
-        mix_bytes(images, draw)
+        mix_batch(images, draw)
         return images, dense
 
     def _rng_of(self, targets: MapTarget) -> np.random.Generator:
         """Labels count too, so that batches without any maps differ as well."""
         content = targets.row.numpy().tobytes() + targets.label.numpy().tobytes()
         digest = blake2b(content, digest_size=16).digest()
-        return np.random.default_rng([self._seed, int.from_bytes(digest, "little")])
+        return np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
 
 
 def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import KW_ONLY, InitVar, dataclass
 from os import PathLike
 from typing import Any
 
@@ -10,45 +10,45 @@ import numpy as np
 import torch
 
 from tokenmix_loader.batch import Grid, MapTarget
-from tokenmix_loader.mixing.pixels import mix_floats
-from tokenmix_loader.mixing.recipe import Recipe
-from tokenmix_loader.shapes import require_grid, require_shape
+from tokenmix_loader.mixing.pixels import mix_batch
+from tokenmix_loader.mixing.recipe import make_recipe
+from tokenmix_loader.mixing.settings import MixSettings
+from tokenmix_loader.shapes import require_shape
 from tokenmix_loader.store_access import MapStore, open_store
 
 # Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.
 Batch = tuple[torch.Tensor, Any]
 
 
-class TokenMix:
+@dataclass(eq=False)
+class TokenMix(MixSettings):
     """Mixes a batch with itself in reverse order, as timm's Mixup does, and scores labels by the teacher's maps.
 
         tokenmix = TokenMix(store, num_classes=1000, grid=(14, 14), rng=np.random.default_rng(seed + rank))
         images, targets = tokenmix(images, targets)
 
-    In a batch of odd size the middle image meets itself and stays as it is. `mixup_enabled = False` turns all
-    mixing off.
+    `store` may be its path; `grid` (gh, gw) is the student's; `rng` decides all that is left to chance; the other
+    settings are explained at `MixSettings`. In a batch of odd size the middle image meets itself and stays as it is.
+    `mixup_enabled = False` turns all mixing off.
+
+    Raises ValueError for a setting out of range, TypeError for an unknown one, StoreMismatch for a supervision
+    that the store cannot give.
     """
 
-    def __init__(
-        self,
-        store: MapStore | str | PathLike[str],
-        num_classes: int,
-        grid: Grid,
-        *,
-        rng: np.random.Generator,
-        **settings: Any,
-    ) -> None:
-        """`store` may be its path; `settings` are `Recipe`'s and `sample_masks`'. All draws are from `rng`.
+    store: InitVar[MapStore | str | PathLike[str]]
+    num_classes: int
+    grid: Grid
+    _: KW_ONLY
+    rng: np.random.Generator
 
-        Raises ValueError for a setting out of range, TypeError for an unknown one, StoreMismatch for a supervision
-        that the store does not know.
-        """
+    def __post_init__(self, store: MapStore | str | PathLike[str]) -> None:
         self.mixup_enabled = True
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"TokenMix: rng: expected a numpy.random.Generator, found {rng!r}; pass default_rng(seed)")
-        self._store, self._rng = open_store(store), rng
-        self._recipe = make_recipe(num_classes, grid, **settings)
-        self._recipe.check(self._store)
+        if not isinstance(self.rng, np.random.Generator):
+            raise TypeError(
+                f"TokenMix: rng: expected a numpy.random.Generator, found {self.rng!r}; pass default_rng(seed)"
+            )
+        self._store = open_store(store)
+        self._recipe = make_recipe(self, self.num_classes, self.grid, self._store)
 
     def __call__(self, images: torch.Tensor, targets: MapTarget) -> Batch:
         """Mixed images and, on their device, dense targets float32 [B, K] or `TokenTargets`.
@@ -64,15 +64,8 @@ class TokenMix:
         targets = targets.to("cpu")
         _check(images, targets)
         height, width = images.shape[2:]
-        draw, dense = self._recipe.mix(self._rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
-        return mix_floats(images, draw), dense.to(images.device, non_blocking=True)
-
-
-def make_recipe(num_classes: int, grid: Grid, **settings: Any) -> Recipe:
-    """A recipe of its own settings and those of `sample_masks`, side by side."""
-    own = {field.name for field in fields(Recipe)}
-    mask_options = {name: settings.pop(name) for name in [*settings] if name not in own}
-    return Recipe(num_classes, require_grid("TokenMix: grid", grid), mask_options=mask_options, **settings)
+        draw, dense = self._recipe.mix(self.rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
+        return mix_batch(images, draw), dense.to(images.device, non_blocking=True)
 
 
 def _check(images: torch.Tensor, targets: MapTarget) -> None:

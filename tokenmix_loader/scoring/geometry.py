@@ -53,12 +53,11 @@ def align(
         raise ValueError(f"align: samples: expected at least 1, found {samples}; change the setting")
     grid = require_grid("align: grid", grid)
     _check_shapes(evidence, views, affines, bounds)
-    compiled = compiled_for(evidence, views, affines, bounds)
-    if compiled is not None:
+    if loops := compiled_for(evidence, views, affines, bounds):
         places = [as_array(part, np.float64) for part in (views, affines, bounds)]
-        if compiled.are_sound(*places):  # otherwise `_check_numbers` says what is wrong
+        if loops.are_sound(*places):  # otherwise `_check_numbers` below says what is wrong
             maps = as_array(evidence, np.float32)
-            return torch.from_numpy(compiled.align_arrays(maps, *places, grid, int(samples), bool(refined)))
+            return torch.from_numpy(loops.align_arrays(maps, *places, grid, int(samples), bool(refined)))
     _check_numbers(views, affines, bounds)
     # Boxes as (near, far) edges per axis, x first.
     spans, limits = (boxes.double().reshape(-1, 2, 2).mT for boxes in (views, bounds))

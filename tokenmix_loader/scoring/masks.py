@@ -64,7 +64,7 @@ def sample_masks(
 
     Raises ValueError for a setting out of range.
     """
-    _check(batch, grid, kind, kept, beta, min_tokens, aspect, per, variant)
+    check_mask_settings(batch, grid, kind, kept, beta, min_tokens, aspect, per, variant)
     draws = batch if per == "sample" else 1
     shares = [kept] * draws if beta is None else rng.beta(*beta, size=draws).tolist()
     counts = [count_kept(share, grid) for share in shares]
@@ -177,7 +177,7 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return low * math.pow(high / low, rng.random())
 
 
-def _check(
+def check_mask_settings(
     batch: int,
     grid: Grid,
     kind: str,
@@ -188,6 +188,7 @@ def _check(
     per: str,
     variant: str,
 ) -> None:
+    """Raise ValueError for a setting of `sample_masks` out of range."""
     require_grid("sample_masks: grid", grid)
     require_choice("sample_masks: kind", kind, KINDS)
     require_choice("sample_masks: per", per, ("sample", "batch"))

@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tokenmix_loader.compiled.door import as_array, compiled_for
 from tokenmix_loader.scoring.masks import distinct
 from tokenmix_loader.shapes import require_choice, require_shape
 
-Maps = torch.Tensor | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Scores = tuple[torch.Tensor, torch.Tensor]
 
 # A crop that holds less than this share of a map's evidence holds background, not the object. Low: a crop with
 # a sliver of the object is still scored better by its map than by area.
 MIN_EVIDENCE = 0.003
 SUPERVISIONS = ("tokenmix", "area")
-
-
-def _positive(maps: torch.Tensor) -> torch.Tensor:
-    return maps.clamp(min=0)
-
-
-def _contrast(maps: torch.Tensor) -> torch.Tensor:
-    """What stands out of the background: level and extent of both are the map's own, by Otsu's threshold.
-
-    A fixed quantile as the background's level, such as the median, loses every object larger than the rest.
-    """
-    # NumPy sorts short rows much faster than torch does on a CPU.
-    ordered = torch.from_numpy(np.sort(maps.flatten(1).cpu().numpy())).to(maps.device)
-    cells = ordered.shape[1]
-    if cells < 2:
-        return torch.zeros_like(maps)
-    low = torch.arange(1, cells, device=maps.device)
-    low_mean = ordered.cumsum(dim=1, dtype=torch.float64)[:, :-1] / low
-    # Variance between the `low` lowest cells and the others, by the distance of their mean from that of all.
-    between = (ordered.mean(dim=1, keepdim=True) - low_mean).square() * low / (cells - low)
-    best = between.argmax(dim=1, keepdim=True)
-    threshold, background = (values.gather(1, best).float()[:, :, None] for values in (ordered, low_mean))
-    return torch.where(maps > threshold, maps - background, 0)
-
-
-EVIDENCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"logit": _positive, "contrast": _contrast}
-
-
-def evidence(maps: Maps, kind: str = "logit") -> torch.Tensor:
-    """What a teacher's map says for the presence of its label, per cell: float32 [B, h, w] >= 0.
-
-    `maps` [B, h, w], float16 or float32, numpy or torch. `logit` drops the negative part, as the paper does.
-    `contrast` parts the cells in two by Otsu's threshold (the largest variance between the parts); the upper
-    ones count by their distance from the lower ones' mean, the lower ones not at all. So it is the same for
-    every a * map + b, up to the factor a > 0, and zero for a map without contrast. Raises ValueError for an
-    unknown kind and for maps that are not finite.
-    """
-    require_choice("evidence: kind", kind, tuple(EVIDENCE))
-    tensor = torch.as_tensor(maps).float()
-    require_shape("evidence: maps", tensor, (None, None, None), "pass one map per sample, [B, h, w]")
-    if not math.isfinite(tensor.sum()):  # one pass, where looking at each takes two
-        raise ValueError("evidence: maps: expected finite values, found inf or nan; verify the store")
-    return EVIDENCE[kind](tensor)
-
-
-def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """Each map of [B, h, w] >= 0 divided by its sum; a map without any mass stays zero."""
-    total = maps.sum(dim=(1, 2), keepdim=True)
-    return torch.where(total > 0, maps / total, 0)
 
 
 def mix_scores(
@@ -135,16 +81,16 @@ def mix_targets(
     both objects or none. Raises ValueError for shapes that do not match and labels outside of [0, K).
     """
     require_shape("mix_targets: labels", labels, (len(tokens),), "pass one label per sample")
-    compiled = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
-    if compiled is not None:
+    loops = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
+    if loops:
         _check_mix(tokens, masks, partner)
         _check_smoothing(smoothing)
         of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
-        # Otherwise the checks on the way through tensors say what is wrong.
-        if compiled.are_within(of_labels, num_classes) and compiled.are_within(of_partner, len(tokens)):
+        # Otherwise the checks of the tensor code below say what is wrong.
+        if loops.are_within(of_labels, num_classes) and loops.are_within(of_partner, len(tokens)):
             of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, distinct(masks)))
             settings = int(num_classes), float(smoothing), float(_least(min_evidence))
-            return torch.from_numpy(compiled.mix_arrays(of_tokens, of_masks, of_labels, of_partner, *settings))
+            return torch.from_numpy(loops.mix_arrays(of_tokens, of_masks, of_labels, of_partner, *settings))
     scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
     return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
 from tests.tokenmix_loader.conftest import GRID, StoreMaker
-from tokenmix_loader import MapTarget, align, mix_images, mix_targets, refine, sample_masks
-from tokenmix_loader.batch import NO_MAP
+from tokenmix_loader import MapTarget, align, mix_images, mix_targets, sample_masks
+from tokenmix_loader.batch import NO_MAP, Draw
 from tokenmix_loader.compiled import door
-from tokenmix_loader.scoring.tokens import read_tokens
+from tokenmix_loader.mixing.pixels import mix_batch
+from tokenmix_loader.scoring.geometry import refine
+from tokenmix_loader.scoring.read_tokens import read_tokens
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
@@ -33,7 +35,6 @@ LINEAR = {
 SCRIPT = """
 import torch
 
-from tokenmix_loader.compiled import door
 from tokenmix_loader import align
 from tokenmix_loader.compiled import door
 place = torch.tensor([[0.0, 0, 1, 1]])
@@ -43,7 +44,6 @@ print(door.compiled_for() is not None, tokens.flatten().tolist())
 GRAPH = """
 import torch
 
-from tokenmix_loader.compiled import door
 from tokenmix_loader import align
 from tokenmix_loader.compiled import door
 place = torch.tensor([[0.0, 0, 1, 1]])
@@ -119,6 +119,9 @@ def test_mixed_images_are_those_of_tensors(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(door, "_load", lambda: None)
         theirs = mix_images(images, masks)
+        in_place = mix_batch(images.clone(), Draw(masks=masks))  # where they are uint8
+    assert torch.equal(ours, mix_batch(images.clone(), Draw(masks=masks)))
+    assert torch.equal(ours, in_place)
     assert torch.equal(ours, theirs)
     assert ours.stride() == theirs.stride()
     assert torch.equal(images, before)

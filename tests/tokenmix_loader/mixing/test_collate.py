@@ -221,8 +221,8 @@ def test_ranks_share_out_the_images_and_draw_on_their_own(images: Path, make_sto
     [
         ({"seed": -1}, ValueError, "seed: expected a whole number of at least 0, found -1"),
         ({"seed": None}, ValueError, "seed: expected a whole number"),
-        ({"smoothing": 0.3}, TypeError, "pass label_smoothing"),
-        ({"batch": 3}, TypeError, "batch: expected a setting of Recipe or sample_masks"),
+        ({"smoothing": 0.3}, TypeError, "unexpected keyword argument 'smoothing'"),
+        ({"batch": 3}, TypeError, "unexpected keyword argument 'batch'"),
     ],
 )
 def test_settings_that_would_fail_in_a_worker(

@@ -31,7 +31,7 @@ def batch(size: int = 6, side: int = 12) -> tuple[torch.Tensor, MapTarget]:
 
 
 def tokenmix(store: MapStore, seed: int = 0, **options: Any) -> TokenMix:
-    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 1.0, "smoothing": 0.0}
+    settings: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "switch_prob": 1.0, "label_smoothing": 0.0}
     settings |= small_blocks(options) | options
     return TokenMix(store, rng=np.random.default_rng(seed), **settings)
 
@@ -112,7 +112,7 @@ def test_no_alpha_no_mixup(store: MapStore) -> None:
 def test_without_mixing_images_stay_and_targets_are_smoothed(store: MapStore, option: dict[str, Any]) -> None:
     images, targets = batch()
     off = option.pop("switched_off", False)
-    mix = tokenmix(store, smoothing=0.3, **option)
+    mix = tokenmix(store, label_smoothing=0.3, **option)
     mix.mixup_enabled = not off
     mixed, dense = mix(images, targets)
     assert torch.equal(mixed, images)
@@ -175,7 +175,7 @@ def test_mask_options_reach_the_masks(store: MapStore) -> None:
         ({"evidence": "loud"}, "evidence: expected one of logit, contrast"),
         ({"supervision": "none"}, "supervision: expected one of tokenmix, area"),
         ({"prob": 2}, "prob: expected a share from 0 to 1, found 2"),
-        ({"smoothing": -0.1}, "smoothing: expected a share"),
+        ({"label_smoothing": -0.1}, "label_smoothing: expected a share"),
         ({"kind": "blob"}, "kind: expected one of block"),
         ({"min_tokens": 0}, "min_tokens: expected at least 1"),
         ({"kind": "attentive", "beta": (1, 1)}, "beta: expected kind block, random, region with it, found 'attentive'"),

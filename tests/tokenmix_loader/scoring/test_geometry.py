@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmix_loader import align, refine
+from tokenmix_loader import align
+from tokenmix_loader.scoring.geometry import refine
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
 

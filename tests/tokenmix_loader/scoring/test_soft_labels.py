@@ -1,5 +1,6 @@
 """ReLabel's and TokenLabeling's targets from the k largest logits per cell."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.nn import functional
 from store import StoreMismatch
 from tests.tokenmix_loader.conftest import GRID, StoreMaker, small_blocks
 from tests.tokenmix_loader.scoring.test_geometry import random_crops
-from tokenmix_loader import MapStore, MapTarget, TokenLabelLoss, TokenMix, TokenTargets, read_soft_labels
+from tokenmix_loader import MapStore, MapTarget, TokenLabelLoss, TokenMix, TokenTargets
+from tokenmix_loader.scoring.soft_labels import read_soft_labels
 
 CLASSES, TOP, ROWS = 12, 3, 9
 SIZE, TOKENS = (24, 24), (4, 6)
@@ -25,19 +27,25 @@ MakeTopk = Any
 
 @pytest.fixture
 def make_topk(make_store: StoreMaker) -> MakeTopk:
-    def make(logits: npt.NDArray[np.float32], **fields: Any) -> MapStore:
-        """A store of what is left of logits [N, K, h, w]."""
-        order = np.argsort(-logits, axis=1)[:, :TOP]
+    def make(
+        logits: npt.NDArray[np.float32],
+        top: int = TOP,
+        outputs: Sequence[int] = range(CLASSES),
+        labels: npt.NDArray[Any] = LABELS,
+        **fields: Any,
+    ) -> MapStore:
+        """A store of the top k of logits [N, CLASSES, h, w], of a dataset whose class i is `outputs[i]` of them."""
+        order = np.argsort(-logits, axis=1)[:, :top]
         payload = {
             "topk_logit": np.take_along_axis(logits, order, 1).astype(np.float32),
             "topk_class": order.astype(np.uint16),
             "logsumexp": np.log(np.exp(logits).sum(1)).astype(np.float32),
         }
-        rows = {f"{i}.jpg": int(label) for i, label in enumerate(LABELS)}
-        names = [str(i) for i in range(CLASSES)]
-        store: MapStore = make_store(
-            rows, payload=payload, class_names=names, kind="topk", depth=TOP, dtype="float32", **fields
-        )
+        rows = {f"{i}.jpg": int(label) for i, label in enumerate(labels)}
+        names, teacher = [f"class {i}" for i in range(len(outputs))], {"name": "random", "classes": CLASSES}
+        dataset = {"root_name": "images", "class_names": names, "teacher_class": [*outputs], "digest": ""}
+        header: dict[str, Any] = {"teacher": teacher, "dataset": dataset, "depth": top} | fields
+        store: MapStore = make_store(rows, payload=payload, kind="topk", dtype="float32", **header)
         return store
 
     return make
@@ -70,7 +78,9 @@ def probabilities(store: MapStore, targets: MapTarget, grid: tuple[int, int] = T
 
 
 def tokenmix(store: MapStore, supervision: str, seed: int = 0, **options: Any) -> TokenMix:
-    chosen: dict[str, Any] = {"switch_prob": 1.0, "smoothing": 0.1, "kept": 0.25} | small_blocks(options) | options
+    chosen: dict[str, Any] = (
+        {"switch_prob": 1.0, "label_smoothing": 0.1, "kept": 0.25} | small_blocks(options) | options
+    )
     return TokenMix(
         store, CLASSES, TOKENS, rng=np.random.default_rng(seed), supervision=supervision, per="sample", **chosen
     )
@@ -135,10 +145,49 @@ def test_what_no_map_covers_gets_the_label(store: MapStore) -> None:
 
 def test_imported_maps_count_other_classes_as_0(make_topk: MakeTopk) -> None:
     logits = random_logits(4)
-    store = make_topk(logits, teacher={"name": "imported", "classes": CLASSES, "classes": CLASSES, "logsumexp": "unknown"})
+    store = make_topk(logits, teacher={"name": "imported", "classes": CLASSES, "logsumexp": "unknown"})
     cut = np.where(logits >= np.sort(logits, axis=1)[:, -TOP, None], logits, 0)
     found = probabilities(store, whole(), pooled=True)[:, 0]
     np.testing.assert_allclose(found, torch.from_numpy(cut.mean((2, 3))).softmax(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("top", [TOP, CLASSES])
+def test_a_subset_of_the_teacher_s_outputs_equals_the_full_logits(make_topk: MakeTopk, pooled: bool, top: int) -> None:
+    """Four classes in another order than the teacher's twelve outputs; its other outputs are left out."""
+    outputs = [7, 2, 11, 4]
+    logits, labels = random_logits(6), np.arange(ROWS) % 4
+    store = make_topk(logits, top, outputs, labels)
+    targets = whole()._replace(label=torch.from_numpy(labels))
+    found = read_soft_labels(store, targets, GRID, 4, pooled=pooled).dense(4)
+
+    exact = logits.astype(np.float64)
+    named = exact >= np.sort(exact, axis=1)[:, -top, None]
+    if top < CLASSES:  # all other outputs, also those of no class, share what is left
+        left = np.where(named, 0, np.exp(exact)).sum(1, keepdims=True) / (CLASSES - top)
+        exact = np.where(named, exact, np.log(left))
+    cells = torch.from_numpy(exact[:, outputs]).flatten(2)
+    expected = cells.mean(2, keepdim=True) if pooled else cells
+    np.testing.assert_allclose(found, expected.softmax(1).mT, atol=2e-5)
+
+
+def test_another_order_of_the_classes_gives_the_same_in_that_order(store: MapStore, make_topk: MakeTopk) -> None:
+    order = np.random.default_rng(0).permutation(CLASSES)
+    labels = np.argsort(order)[LABELS]
+    permuted = make_topk(random_logits(0), outputs=order.tolist(), labels=labels)
+    found = probabilities(permuted, crops(8)._replace(label=torch.from_numpy(labels)))
+    np.testing.assert_allclose(found, probabilities(store, crops(8))[..., order], atol=1e-6)
+
+
+def test_classes_that_share_an_output_are_refused(make_topk: MakeTopk) -> None:
+    store = make_topk(random_logits(0), outputs=[3, 5, 3], labels=np.zeros(ROWS, int))
+    targets = crops(0)._replace(label=torch.zeros(ROWS, dtype=torch.int64))
+    with pytest.raises(StoreMismatch, match="found output 3 for both 'class 0' and 'class 2'"):
+        read_soft_labels(store, targets, TOKENS, 3, pooled=True)
+    for supervision in ("relabel", "tokenlabeling"):
+        with pytest.raises(StoreMismatch, match="expected an output of the teacher for each class"):
+            TokenMix(store, 3, TOKENS, rng=np.random.default_rng(0), supervision=supervision)
+    assert TokenMix(store, 3, TOKENS, rng=np.random.default_rng(0), supervision="tokenmix")
 
 
 @pytest.mark.parametrize("switch_prob", [0.0, 1.0])
@@ -200,5 +249,7 @@ def test_other_kinds_and_other_classes_are_refused(make_store: StoreMaker, store
     for supervision in ("relabel", "tokenlabeling"):
         with pytest.raises(StoreMismatch, match=f"expected kind topk for supervision '{supervision}', found label"):
             tokenmix(labels, supervision)
-    with pytest.raises(ValueError, match="expected classes below 5, found 11; check num_classes"):
-        read_soft_labels(store, crops(0), TOKENS, 5, pooled=True)
+    for found in (lambda: read_soft_labels(store, crops(0), TOKENS, 5, pooled=True),
+                  lambda: TokenMix(store, 5, TOKENS, rng=np.random.default_rng(0), supervision="relabel")):  # fmt: skip
+        with pytest.raises(StoreMismatch, match="expected num_classes=12, the classes of its dataset, found 5"):
+            found()

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
-from tokenmix_loader import dense_targets, evidence, mix_scores, mix_targets, normalise, sample_masks
+from tokenmix_loader import evidence, mix_targets, sample_masks
+from tokenmix_loader.scoring.evidence import normalise
+from tokenmix_loader.scoring.targets import dense_targets, mix_scores
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
 
