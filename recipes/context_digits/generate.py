@@ -7,17 +7,14 @@ ROOT/images/7/test-00017.jpg    ROOT/masks/7/test-00017.png    ROOT/context-digi
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-from PIL import Image
 
 from recipes.context_digits.scene import SPLITS, digit_rows, render
+from recipes.image_folder import claim, save, write_all
 
 SETTINGS: Final = "context-digits.json"
 VERSION: Final = 1  # of the images: raise it whenever the same seed gives other pixels
@@ -33,25 +30,8 @@ def generate(root: Path, count: int, *, seed: int, split: str, processes: int = 
     if count < 1:
         raise ValueError(f"{root}: expected count >= 1, found {count}")
     digit_rows(split)
-    _claim(root, {"version": VERSION, "seed": seed, "split": split, "count": count})
-    write = partial(_write, root, seed, split)
-    if processes == 1:
-        return [write(index) for index in range(count)]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        return list(pool.map(write, range(count), chunksize=32))
-
-
-def _claim(root: Path, settings: dict[str, Any]) -> None:
-    """Make `root` ours: empty, or begun with the very same settings."""
-    path = root / SETTINGS
-    found = json.loads(path.read_text()) if path.is_file() else None
-    if found is None and root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root}: expected an empty folder, found other files; name another one")
-    if found not in (None, settings):
-        raise FileExistsError(f"{path}: expected {settings}, found {found}; name another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings) + "\n")
+    claim(root, SETTINGS, {"version": VERSION, "seed": seed, "split": split, "count": count})
+    return write_all(partial(_write, root, seed, split), count, processes)
 
 
 def _write(root: Path, seed: int, split: str, index: int) -> Path:
@@ -60,17 +40,9 @@ def _write(root: Path, seed: int, split: str, index: int) -> Path:
     image, mask = root / "images" / f"{scene_name}.jpg", root / "masks" / f"{scene_name}.png"
     if not image.exists():
         scene = render(seed, split, index)
-        _save(scene.mask, mask, compress_level=1)
-        _save(scene.image, image, quality=JPEG_QUALITY, subsampling=0)
+        save(scene.mask, mask, compress_level=1)  # before the image, which says that both are there
+        save(scene.image, image, quality=JPEG_QUALITY, subsampling=0)
     return image
-
-
-def _save(image: Image.Image, path: Path, **options: int) -> None:
-    """By rename, so that a file is either whole or not there; the image comes after its mask."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    image.save(unfinished, "PNG" if path.suffix == ".png" else "JPEG", **options)
-    unfinished.replace(path)
 
 
 @click.command(help="Write COUNT images and their masks below ROOT.")

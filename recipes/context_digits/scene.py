@@ -76,7 +76,7 @@ def sources(split: str) -> Sources:
     rows = digit_rows(split)
     images, labels = _handwritten()
     digits = tuple(images[rows[labels[rows] == label]] for label in range(NUM_CLASSES))
-    return Sources(_photographs(), digits)
+    return Sources(read_photographs(PHOTOGRAPHS), digits)
 
 
 def render(seed: int, split: str, index: int) -> Scene:
@@ -84,7 +84,8 @@ def render(seed: int, split: str, index: int) -> Scene:
     photographs, digits = sources(split)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     label = index % NUM_CLASSES
-    background = _background(rng, photographs[rng.integers(len(photographs))])
+    photograph = photographs[rng.integers(len(photographs))]
+    background = random_crop(rng, photograph, random_size(rng, SHORT_SIDE_PX))
     digit = _stroke(rng, digits[label][rng.integers(len(digits[label]))], min(background.size))
     free = np.subtract(background.size, digit.size)
     left, top = rng.integers(free + 1).tolist()
@@ -104,9 +105,10 @@ def _handwritten() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 @cache
-def _photographs() -> tuple[Image.Image, ...]:
+def read_photographs(names: tuple[str, ...]) -> tuple[Image.Image, ...]:
+    """Photographs bundled with scikit-image, RGB, at most PHOTOGRAPH_SIDE_PX wide and high."""
     folder = Path(str(resources.files("skimage"))) / "data"  # by path: skimage.data may try to download
-    return tuple(_photograph(folder / name) for name in PHOTOGRAPHS)
+    return tuple(_photograph(folder / name) for name in names)
 
 
 def _photograph(path: Path) -> Image.Image:
@@ -115,9 +117,8 @@ def _photograph(path: Path) -> Image.Image:
     return image
 
 
-def _background(rng: np.random.Generator, photograph: Image.Image) -> Image.Image:
-    """A random crop of random size and aspect (square, landscape, portrait), flip, brightness and tint."""
-    size = _image_size(rng)
+def random_crop(rng: np.random.Generator, photograph: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A random crop, enlarged or reduced to `size` (width, height), with random flip, brightness and tint."""
     fit = min(whole / part for whole, part in zip(photograph.size, size, strict=True))
     zoom = math.sqrt(rng.uniform(0.15, 1.0))
     width, height = (side * fit * zoom for side in size)
@@ -130,8 +131,9 @@ def _background(rng: np.random.Generator, photograph: Image.Image) -> Image.Imag
     return crop.point(table.ravel().tolist())
 
 
-def _image_size(rng: np.random.Generator) -> tuple[int, int]:
-    short = int(rng.integers(SHORT_SIDE_PX[0], SHORT_SIDE_PX[1] + 1))
+def random_size(rng: np.random.Generator, short_side_px: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a square, landscape or portrait image with a shorter side between the two given."""
+    short = int(rng.integers(short_side_px[0], short_side_px[1] + 1))
     long = round(short * math.exp(rng.uniform(0, math.log(LONGEST_ASPECT))))
     return ((short, short), (long, short), (short, long))[rng.integers(3)]
 

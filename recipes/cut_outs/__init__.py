@@ -1,0 +1,1 @@
+"""Cut-outs: photographed objects of ImageNet classes on real photographs, with pixel masks, generated offline."""

@@ -1,0 +1,95 @@
+"""One image: a cut-out on a random piece of a photograph, and the cut-out's opacity as the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from recipes.context_digits.scene import PHOTOGRAPHS, SPLITS, random_crop, random_size, read_photographs
+from recipes.cut_outs.stamps import OBJECTS, Stamp, listed_stamps, read_cut_out
+
+# Behind the objects of the test split only; the others only behind those of the train split.
+HELD_OUT_PHOTOGRAPHS: Final = ("camera.png", "chelsea.png", "coffee.png", "gravel.png", "rocket.jpg")
+ROTATION_DEG: Final = 10.0
+GAIN: Final = (0.75, 1.25)  # brightness of the object
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is drawn: where the stamps are, size of the images and of the objects in them.
+
+    `object_share`: longer side of the object's box over the shorter side of the image.
+    """
+
+    stamps: Path
+    objects: Path = OBJECTS
+    object_share: tuple[float, float] = (0.3, 0.75)
+    short_side_px: tuple[int, int] = (160, 320)
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that cannot be."""
+        (least, most), (shortest, longest) = self.object_share, self.short_side_px
+        if not 0 < least <= most <= 1:
+            raise ValueError(f"cut-outs: expected an object's share 0 < least <= most <= 1, found {self.object_share}")
+        if not 16 <= shortest <= longest:
+            raise ValueError(f"cut-outs: expected a side of 16 px <= least <= most, found {self.short_side_px}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """RGB image and background, and the object's opacity as an L mask: where it is 0 the two are equal."""
+
+    image: Image.Image
+    background: Image.Image
+    mask: Image.Image
+
+
+@cache
+def objects(path: Path = OBJECTS) -> tuple[Stamp, ...]:
+    """The stamps that are drawn: those with a label. They take turns."""
+    return tuple(stamp for stamp in listed_stamps(path) if stamp.label is not None)
+
+
+def photographs(split: str) -> tuple[str, ...]:
+    """Names of the background photographs of a split; the two splits share none."""
+    if split not in SPLITS:
+        raise ValueError(f"cut-outs: expected split to be one of {SPLITS}, found {split!r}")
+    return tuple(name for name in PHOTOGRAPHS if (name in HELD_OUT_PHOTOGRAPHS) == (split == "test"))
+
+
+def render(look: Look, seed: int, split: str, index: int) -> Scene:
+    """Image `index` of a split: a function of the arguments alone."""
+    backgrounds, stamps = read_photographs(photographs(split)), objects(look.objects)
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    size = random_size(rng, look.short_side_px)
+    background = random_crop(rng, backgrounds[rng.integers(len(backgrounds))], size)
+    cut_out = _cut_out(look.stamps, stamps[index % len(stamps)].name)
+    drawn = _vary(rng, cut_out, round(min(size) * rng.uniform(*look.object_share)))
+    left, top = rng.integers(np.subtract(size, drawn.size) + 1).tolist()
+    mask, image = Image.new("L", size), background.copy()
+    mask.paste(drawn.getchannel("A"), (left, top))
+    image.paste(drawn.convert("RGB"), (left, top), drawn.getchannel("A"))
+    return Scene(image, background, mask)
+
+
+@cache
+def _cut_out(folder: Path, name: str) -> Image.Image:
+    return read_cut_out(folder, name)
+
+
+def _vary(rng: np.random.Generator, cut_out: Image.Image, side_px: int) -> Image.Image:
+    """Flipped by chance, turned a little, brighter or darker; the longer side of its box is `side_px`."""
+    if rng.random() < 0.5:
+        cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned = cut_out.rotate(rng.uniform(-ROTATION_DEG, ROTATION_DEG), Image.Resampling.BICUBIC, expand=True)
+    turned = turned.crop(turned.getchannel("A").getbbox())
+    size = [max(1, round(side * side_px / max(turned.size))) for side in turned.size]
+    scaled = turned.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    gain = rng.uniform(*GAIN)
+    brighter = [min(round(level * gain), 255) for level in range(256)]
+    return scaled.point([*brighter * 3, *range(256)])
