@@ -14,7 +14,7 @@ from extract.published.torch_file import tensor_bytes
 from store.errors import StoreError
 from store.folder.files import StrPath
 from store.reading.map_store import MapStore
-from store.spec import STATUS_OK
+from store.spec import HEADER_FILE, STATUS_OK
 
 MAX_OUTPUTS_OF_HALF = 2049  # float16 holds every whole number up to 2048, but not all beyond
 _BATCH = 256
@@ -41,9 +41,11 @@ def export_tree(path: StrPath, target: StrPath, *, on_progress: Callable[[int], 
     """Write float16 [2, k, h, w], logits and the teacher's outputs, for every row with a map; returns their number.
 
     Started again, it goes on. `on_progress` is called with the number of maps so far. Raises StoreError for a store of
-    another kind, a teacher of more outputs than float16 can number, logits beyond float16, a file that is there with
-    another content, and as `map_paths`.
+    another kind, a target that is a store, a teacher of more outputs than float16 can number, logits beyond float16, a
+    file that is there with another content, and as `map_paths`.
     """
+    if (Path(target) / HEADER_FILE).exists():
+        raise StoreError(f"{target}: expected a folder for .pt files, found a store; give another path")
     store = MapStore(path)
     outputs = store.header.outputs
     if store.kind != "topk" or outputs > MAX_OUTPUTS_OF_HALF:

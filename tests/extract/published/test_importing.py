@@ -20,7 +20,7 @@ from extract.errors import ExtractError, ImagesError
 from extract.images.listing import list_images
 from extract.job.progress import Report
 from extract.published.exporting import export_tree
-from extract.published.importing import import_tree, view_of
+from extract.published.importing import import_tree
 from extract.settings import ImportOptions
 from store import MapStore, StoreError, StoreMismatch, verify
 from store.spec import shard_name
@@ -234,17 +234,6 @@ def test_export_refuses_what_it_would_overwrite_or_lose(tree: Path) -> None:
     torch.save(scored(99, 0), tree / "out/c00/img_0.pt")
     with pytest.raises(StoreError, match=r"img_0\.pt: expected this map or no file, found another"):
         export_tree(tree / "store", tree / "out")
-
-
-@pytest.mark.parametrize(
-    ("mode", "crop_pct", "expected"),
-    [("center", 1, [0.25, 0, 0.75, 1]), ("center", 0.5, [0.375, 0.25, 0.625, 0.75]), ("squash", 1, [0, 0, 1, 1])],
-)
-def test_views(mode: str, crop_pct: float, expected: list[float]) -> None:
-    wide = np.array([[200, 100], [100, 200]], np.int32)
-    views = view_of(wide, mode, crop_pct)
-    np.testing.assert_allclose(views[0], expected)
-    np.testing.assert_allclose(views[1], np.array(expected)[[1, 0, 3, 2]])
 
 
 def test_the_commands(tree: Path) -> None:
