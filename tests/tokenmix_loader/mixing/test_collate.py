@@ -1,4 +1,5 @@
 import pickle
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from tests.tokenmix_loader.conftest import CLASSES, StoreMaker, keys_and_labels, small_blocks
 from tests.tokenmix_loader.mixing.test_mixup import LABELS, batch
-from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMixCollate
+from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMix, TokenMixCollate
 
 Samples = list[tuple[Any, MapTarget]]
 WHOLE_IMAGE = tv.Compose([tv.Resize((48, 48)), tv.PILToTensor()])
@@ -157,6 +158,22 @@ def test_timm_s_loader_and_its_off_switch(images: Path, make_store: StoreMaker, 
             assert epoch < 2 or (hits == 1).all()
     assert two_labels
     assert not train.mixup_enabled
+
+
+def test_timm_s_arguments_go_to_both_as_they_are(store: MapStore) -> None:
+    mixup_args: dict[str, Any] = {
+        "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "cutmix_minmax": None, "prob": 0.9, "switch_prob": 0.3,
+        "mode": "batch", "label_smoothing": 0.2, "num_classes": 3,
+    }  # fmt: skip
+    timm_s = FastCollateMixup(**mixup_args)
+    ours = TokenMixCollate(store, (6, 6), **mixup_args)
+    assert {name: vars(ours)[name] for name in vars(timm_s) if name != "mixup_enabled"} == {
+        name: value for name, value in vars(timm_s).items() if name != "mixup_enabled"
+    }
+    on_device = TokenMix(store, grid=(6, 6), rng=np.random.default_rng(0), **mixup_args)
+    shared = signature(TokenMix).parameters.keys() & signature(TokenMixCollate).parameters.keys() - {"store"}
+    assert shared > mixup_args.keys()
+    assert all(getattr(on_device, name) == getattr(ours, name) for name in shared)
 
 
 def test_off_is_timm_s_plain_collate(store: MapStore) -> None:

@@ -119,7 +119,7 @@ def test_sampled_tokens_agree_with_exact_ones(
     affines = turned(affines) if turn else affines
     barely_sheared = affines + torch.where(affines == 0, 1e-9, 0)
     exact = align(maps, views, affines, grid)
-    sampled = align(maps, views, barely_sheared, grid, samples=40)
+    sampled = align(maps, views, barely_sheared, grid, samples=120)  # 40: too few in small views
     assert (sampled - exact).abs().sum((1, 2)).max() < 0.08 * maps.sum((1, 2)).max()
 
 

@@ -1,4 +1,5 @@
 import math
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmix_loader import guided_masks, sample_masks
+from tokenmix_loader.mixing.settings import MixSettings
 
 KINDS = ("block", "random", "region")
 sides = st.integers(1, 16)
@@ -142,6 +144,11 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
     settings: dict[str, object] = {"batch": 2, "grid": (4, 4), **setting}
     with pytest.raises(ValueError, match=message):
         sample_masks(rng(), **settings)  # type: ignore[arg-type]
+
+
+def test_the_mixing_settings_have_the_masks_defaults() -> None:
+    ours, theirs = (signature(function).parameters for function in (MixSettings, sample_masks))
+    assert all(ours[name].default == theirs[name].default for name in ours.keys() & theirs.keys() - {"per"})
 
 
 @given(st.sampled_from(["attentive", "peak"]), grids, st.floats(0, 1), st.integers(0, 2**32))

@@ -134,6 +134,15 @@ def test_labels_outside_of_the_classes_are_refused(label: int) -> None:
         mix_targets(tokens, masks, torch.tensor([0, 1, 2, 3, 4, label]), partner, 10)
 
 
+@pytest.mark.parametrize("supervision", ["tokenmix", "area"])
+@pytest.mark.parametrize("count", [0, 1, 5, 7])
+def test_another_number_of_labels_is_refused(count: int, supervision: str) -> None:
+    """Before the compiled loop, which would read beyond the labels."""
+    tokens, masks, partner = random_batch(0)
+    with pytest.raises(ValueError, match=rf"mix_targets: labels: expected shape \[6\], found \[{count}\]"):
+        mix_targets(tokens, masks, torch.zeros(count).long(), partner, 10, supervision=supervision)
+
+
 def test_masks_on_another_grid_are_refused() -> None:
     tokens, masks, partner = random_batch(0)
     with pytest.raises(ValueError, match=r"masks: expected shape \[6, 7, 7\], found \[6, 6, 7\]"):

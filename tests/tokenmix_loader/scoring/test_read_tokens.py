@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.tokenmix_loader.conftest import GRID, StoreMaker
+from tokenmix_loader import MapTarget, read_tokens
+
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
+WHOLE = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("evidence", ["logit", "contrast"])
+@pytest.mark.parametrize("mass", [6e-8, 1e-3, 1.0, 1e4])
+def test_any_evidence_above_zero_counts_as_1(make_store: StoreMaker, mass: float, evidence: str) -> None:
+    """Down to the smallest float16; a map without any stays zero, whatever stands beside it in the batch."""
+    maps = np.zeros((2, *GRID), np.float16)
+    maps[1, 2, 3] = mass
+    store = make_store({"empty": 0, "one cell": 1}, payload={"label_logit": maps})
+    tokens = read_tokens(store, MapTarget(torch.arange(2), torch.arange(2), WHOLE.expand(2, 10)), (3, 3), evidence)
+    np.testing.assert_allclose(tokens.sum((1, 2)), [0, 1], rtol=1e-5)
+    np.testing.assert_allclose(tokens[1, 1, 1], 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("evidence", ["logit", "contrast"])
+def test_a_map_of_zeros_and_one_of_negative_logits_give_zeros_not_nan(make_store: StoreMaker, evidence: str) -> None:
+    maps = np.stack((np.zeros(GRID), np.full(GRID, -1))).astype(np.float16)
+    store = make_store({"zeros": 0, "negative": 1}, payload={"label_logit": maps})
+    tokens = read_tokens(store, MapTarget(torch.arange(2), torch.arange(2), WHOLE.expand(2, 10)), (3, 3), evidence)
+    assert not tokens.any()
