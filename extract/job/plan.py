@@ -19,7 +19,7 @@ from extract.settings import JobOptions
 from extract.teacher.protocol import Teacher
 from store import Header
 from store.folder.files import present_shards
-from store.format.rows import row_nbytes
+from store.format.table import row_nbytes
 from store.spec import HEADER_FILE
 
 

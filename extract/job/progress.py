@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from extract.errors import ImagesError
 from store import RowBatch
-from store.format.header import Json
-from store.spec import STATUS_OK
+from store.spec import STATUS_OK, Json
 
 
 @dataclass

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from extract.job.shard_queue import ShardQueue, outlast
 from store import Header, RowBatch
-from store.format.header import Json
+from store.spec import Json
 
 QUEUED_BATCHES = 8  # between the teacher and the disk: bounds the memory when the disk is slower
 

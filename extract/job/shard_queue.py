@@ -16,14 +16,13 @@ from typing import Protocol, TypeVar
 
 from extract.worker import Worker
 from store import Header, ShardWriter
-from store.folder.claims import Claim, Listing, list_shards
-from store.format.header import Json
+from store.folder.claims import SILENT_S, Claim, Listing, list_shards
+from store.spec import Json
 
 BEAT_S = 10.0  # between two signs of life: rare enough for the metadata server of a file system with 1,000 workers
 MAX_PAUSE_S = 5.0  # between two readings of the folder while others finish
 SETTLE_S = 2.0  # twice the time until all workers see what one has written
 OUTAGE_S = 600.0  # how long a folder may be unreachable
-SILENT_S = 120.0  # a claim without a sign of life for longer counts no more
 
 _AWAY = (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 T = TypeVar("T")

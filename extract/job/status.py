@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from extract.job.shard_queue import SILENT_S
 from extract.job.slurm import job_name
 from store import read_header, unreadable_rows
-from store.folder.claims import Claim, list_shards
+from store.folder.claims import SILENT_S, Claim, list_shards
 from store.spec import header_name
 
 WINDOW_S = 600.0  # the rate is that of the shards finished in the last so many seconds

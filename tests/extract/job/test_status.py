@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from extract.job.shard_queue import SILENT_S
 from extract.job.status import read_status
 from store import Header, StoreError, create_store
+from store.folder.claims import SILENT_S
 
 HEADER = Header(
     "label",
