@@ -77,6 +77,16 @@ def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
     assert [store.keys[i] for i, row in enumerate(rows) if row == -1] == ["bee/img4.jpg", "cat/img5.jpg"]
 
 
+def test_images_without_a_map_are_not_called_unreadable(images: Path, make_store: StoreMaker) -> None:
+    """Even where the last row of the store is, which index -1 would name."""
+    rows = keys_and_labels(images)
+    first, *others, last = rows
+    store = make_store({key: label for key, label in rows.items() if key != first}, unreadable=(last,))
+    with pytest.warns(UserWarning, match=f"found 1 that could not be read at extraction: {last};"):
+        dataset = MapDataset(ImageFolder(images), store, missing="area")
+    assert [dataset[i][1].row for i in range(30)] == [-1, *range(len(others)), -1]
+
+
 WHOLE_ROW = ("label_logit", "view", "label", "prediction", "size", "key", "status", "digest")
 
 

@@ -2,10 +2,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.data import ImageDataset
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
@@ -41,7 +42,10 @@ def test_pairs_must_be_of_images(images: Path, make_store: StoreMaker) -> None:
             dataset[0]
 
 
-@pytest.mark.parametrize("wrap", [lambda folder: folder, lambda folder: Subset(folder, range(len(folder)))])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda folder: folder, lambda folder: Subset(folder, range(len(folder))), lambda folder: ConcatDataset([folder])],
+)
 def test_a_transform_that_is_not_traced_is_refused(
     images: Path, make_store: StoreMaker, wrap: Callable[[ImageFolder], Any]
 ) -> None:
@@ -52,21 +56,31 @@ def test_a_transform_that_is_not_traced_is_refused(
         MapDataset(dataset, make_store(rows), keys=[*rows], labels=[*rows.values()])
 
 
-def test_a_subclass_that_loads_in_its_own_way_is_refused(images: Path, make_store: StoreMaker) -> None:
-    class Cropped(ImageFolder):  # type: ignore[misc]
+def test_a_joint_transform_of_image_and_label_is_refused_too(images: Path, make_store: StoreMaker) -> None:
+    """torchvision's detection sets have `transforms` in the place of `transform`."""
+    pairs = Targets(images)
+    pairs.transforms = lambda image, label: (image, label)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"Targets.transform: expected None, found one"):
+        MapDataset(pairs, make_store(keys_and_labels(images)), keys=[*keys_and_labels(images)])
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, ImageDataset])
+def test_a_subclass_that_loads_in_its_own_way_is_refused(images: Path, make_store: StoreMaker, kind: type[Any]) -> None:
+    class Cropped(kind):  # type: ignore[misc]
         def __getitem__(self, index: int) -> Any:
             image, label = super().__getitem__(index)
             return image.crop((0, 0, 4, 4)), label
 
-    with pytest.raises(TypeError, match="expected DatasetFolder's own way of loading, found another in Cropped"):
-        MapDataset(Cropped(images), make_store(keys_and_labels(images)))
+    with pytest.raises(TypeError, match="expected .*'s own way of loading, found another in Cropped"):
+        MapDataset(Cropped(str(images)), make_store(keys_and_labels(images)))
 
 
 def test_labels_are_whole_numbers(images: Path, make_store: StoreMaker) -> None:
     rows = keys_and_labels(images)
     pairs = Subset(ImageFolder(images), range(len(rows)))
-    with pytest.raises(TypeError, match="expected one whole number per label, found float64"):
-        MapDataset(pairs, make_store(rows), keys=[*rows], labels=[0.5] * len(rows))  # type: ignore[list-item]
+    for labels, found in (([0.5] * 30, r"float64 \[30\]"), (np.eye(30, dtype=int), r"int64 \[30, 30\]")):
+        with pytest.raises(TypeError, match=f"expected one whole number per label, found {found}"):
+            MapDataset(pairs, make_store(rows), keys=[*rows], labels=labels)  # type: ignore[arg-type]
 
 
 def test_labels_are_those_that_image_folder_gives(images: Path, make_store: StoreMaker) -> None:

@@ -103,6 +103,14 @@ def test_a_stream_with_other_images_is_refused_or_scored_by_area(
         MapJoin(make_store({"a.jpg": 0, "a.png": 0}))
 
 
+def test_unknown_keys_have_no_map_wherever_their_hashes_lie(images: Path, make_store: StoreMaker) -> None:
+    store = make_store(keys_and_labels(images))
+    join, image = MapJoin(store, missing="area"), Image.new("RGB", (8, 8))
+    assert {join(image, 0, f"unknown/{i}")[1].row for i in range(300)} == {-1}
+    with pytest.raises(ValueError, match="MapJoin: missing: expected one of error, area, found 'skip'"):
+        MapJoin(store, missing="skip")
+
+
 def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
     images: Path, make_store: StoreMaker
 ) -> None:
