@@ -35,7 +35,7 @@ if [ -z "$warned" ]; then
     worker="$((SLURM_ARRAY_TASK_ID + {first}))/{total}"
     {command} --worker "$worker" &
     child=$!
-    # A signal ends `wait` before the child does, so it is asked again.
+    # A signal ends `wait` while the child still runs, so wait again.
     for _ in 1 2 3 4 5; do
         wait "$child"
         status=$?
@@ -43,7 +43,7 @@ if [ -z "$warned" ]; then
     done
 fi
 
-# 75: stopped, not done. Above 128: killed, perhaps for its memory; unless warned, that is not tried for ever.
+# 75: stopped before the end. Above 128: killed, perhaps for its memory; unless warned before, requeued 3 times at most.
 again=no
 [ "$status" -eq 75 ] && again=yes
 [ "$status" -gt 128 ] && [ -n "$warned" -o "${{SLURM_RESTART_COUNT:-0}}" -lt 3 ] && again=yes
