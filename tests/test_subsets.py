@@ -106,7 +106,7 @@ def test_maps_are_those_of_the_class_shown(kind: str, make_folder: MakeFolder, t
     from extract.teacher.timm_teacher import TimmTeacher  # its model and its input are what the test needs
 
     teacher, decoder = TimmTeacher(spec), Decoder(list_images(images), TimmTeacher(spec).preprocessing)
-    pixels = torch.stack([decoder[row].pixels for row in range(12)])
+    pixels = decoder.collate([decoder[row] for row in range(12)]).pixels
     with torch.no_grad():
         logits = teacher.model(teacher.normalise(pixels)).numpy()
     wanted = np.array(sorted(WORDNET.items()))[:, 1].astype(int).repeat(4)

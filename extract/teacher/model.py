@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 from contextlib import AbstractContextManager, nullcontext
 
@@ -66,14 +65,3 @@ def autocast(spec: TeacherSpec) -> AbstractContextManager[object]:
     """The precision in which the teacher's forward pass runs."""
     dtype = AMP_DTYPES[spec.amp]
     return nullcontext() if dtype is None else torch.autocast(torch.device(spec.device or "cpu").type, dtype)
-
-
-def parse_model_arg(text: str) -> tuple[str, object]:
-    """`key=value` -> (key, value); the value is a Python literal, or else the string itself."""
-    key, sep, value = text.partition("=")
-    if not sep or not key.isidentifier():
-        raise TeacherError(f"--model-arg {text}: expected key=value")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

@@ -10,7 +10,7 @@ import torch
 from timm.data import resolve_data_config
 
 from extract.errors import TeacherError
-from store.format.header import Json
+from store.spec import Json
 
 
 @dataclass(frozen=True)

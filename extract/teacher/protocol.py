@@ -11,7 +11,7 @@ import torch
 from extract.settings import TeacherSpec
 from extract.teacher.preprocess import Preprocessing
 from store import Header
-from store.format.header import Json
+from store.spec import Json
 
 NO_WEIGHTS = "no"  # the header's `source` of a teacher that has none
 

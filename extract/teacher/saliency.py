@@ -16,7 +16,7 @@ from extract.errors import TeacherError
 from extract.settings import TeacherSpec
 from extract.teacher.preprocess import Preprocessing
 from extract.teacher.protocol import NO_WEIGHTS, Maps, Pending
-from store.format.header import Json
+from store.spec import Json
 
 NAME = "saliency"
 TOKEN_PX = 16

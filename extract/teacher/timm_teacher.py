@@ -13,7 +13,7 @@ from extract.teacher.model import build_model
 from extract.teacher.preprocess import Preprocessing
 from extract.teacher.protocol import Maps, Pending
 from extract.teacher.weights import weights_digest
-from store.format.header import Json
+from store.spec import Json
 
 
 class TimmTeacher:

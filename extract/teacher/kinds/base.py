@@ -10,7 +10,7 @@ import torch
 
 from extract.settings import TeacherSpec
 from extract.teacher.protocol import Maps
-from store.format.header import Json
+from store.spec import Json
 
 
 class Kind(ABC):

@@ -16,8 +16,8 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, mean_of, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
-from extract.teacher.token_sources import TokenLayout, possible_layouts
-from store.format.header import Json
+from extract.teacher.tokens.token_sources import TokenLayout, possible_layouts
+from store.spec import Json
 
 
 class Cam(Kind):

@@ -14,10 +14,10 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import FORMS, Refusal, Route, choose_route
-from extract.teacher.token_sources import HeadSource
+from extract.teacher.tokens.routes import FORMS, Refusal, Route, choose_route
+from extract.teacher.tokens.token_sources import HeadSource
 from extract.teacher.weights import first_line
-from store.format.header import Json
+from store.spec import Json
 
 # What to suggest to a user whose teacher is refused; all pass (docs/teachers.md).
 SUGGESTED = (

@@ -11,8 +11,8 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import mean_of
 from extract.teacher.kinds.from_tokens import TokenKind
 from extract.teacher.protocol import Maps
-from extract.teacher.routes import FORMS
-from store.format.header import Json
+from extract.teacher.tokens.routes import FORMS
+from store.spec import Json
 
 DEFAULT_TOP_K = 5
 MAX_LOGITS = 1 << 26  # held at once: 256 MB of float32

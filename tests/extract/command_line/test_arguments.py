@@ -87,3 +87,18 @@ def test_paths_are_absolute_and_defaults_left_out(tmp_path: Path, monkeypatch: p
         f"{tmp_path}/images", f"{tmp_path}/maps", "--teacher", "resnet26", "--checkpoint", f"{tmp_path}/w.pth",
         "--workers", "3", "--class-map", f"{tmp_path}/map.txt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("output_stride=8", ("output_stride", 8)), ("act=relu", ("act", "relu")), ("dims=(1,2)", ("dims", (1, 2)))],
+)
+def test_model_arg_values(text: str, expected: tuple[str, object]) -> None:
+    assert parsed(["i", "s", "--teacher", "t", "--model-arg", text])["teacher"].model_args == dict([expected])
+
+
+def test_model_arg_without_a_value() -> None:
+    command = click.command()(job_options(lambda **_: None))
+    result = CliRunner().invoke(command, ["i", "--teacher", "t", "--model-arg", "output_stride"])
+    assert result.exit_code == 2
+    assert "'output_stride' is not KEY=VALUE" in result.output

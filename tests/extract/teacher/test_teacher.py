@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
-from extract.teacher.model import parse_model_arg
 from extract.teacher.presets import apply_preset
 from extract.teacher.timm_teacher import TimmTeacher
 from extract.teacher.weights import weights_digest
@@ -173,19 +172,6 @@ def test_pth_of_a_training_run_is_read(tmp_path: Path) -> None:
 def test_unusable_device() -> None:
     for device in ("cuda:99", "foo"):
         refuse(f"--device {device}", device=device, input_size=(64, 64))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("output_stride=8", ("output_stride", 8)), ("act=relu", ("act", "relu")), ("dims=(1,2)", ("dims", (1, 2)))],
-)
-def test_model_arg_values(text: str, expected: tuple[str, object]) -> None:
-    assert parse_model_arg(text) == expected
-
-
-def test_model_arg_without_a_value() -> None:
-    with pytest.raises(TeacherError, match="key=value"):
-        parse_model_arg("output_stride")
 
 
 def test_presets_give_way_to_what_is_asked_for() -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from extract.teacher.token_sources import TokenSource
+from extract.teacher.tokens.token_sources import TokenSource
 
 MIN_LOCALITY = 0.75
 # A mirrored grid is refused only above this: of seven mirrorings of a small grid one may well reach less by chance.

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from extract.teacher.reading_order import check_reading_order, probe_images
-from extract.teacher.token_sources import HeadSource, MapSource, TokenSource, find_pool, possible_layouts
+from extract.teacher.tokens.reading_order import check_reading_order, probe_images
+from extract.teacher.tokens.token_sources import HeadSource, MapSource, TokenSource, find_pool, possible_layouts
 
 FORMS = ("affine", "pointwise", "linearised", "gradient", "surrogate")
 TOLERANCE = 2e-6  # of the largest logit, float32: looser bounds pass heads that are not affine

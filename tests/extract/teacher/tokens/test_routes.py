@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
-from extract.teacher.reading_order import check_reading_order, probe_images
-from extract.teacher.routes import Refusal, Route, choose_route
-from extract.teacher.token_sources import HeadSource, TokenLayout
+from extract.teacher.tokens.reading_order import check_reading_order, probe_images
+from extract.teacher.tokens.routes import Refusal, Route, choose_route
+from extract.teacher.tokens.token_sources import HeadSource, TokenLayout
 from tests.extract.teacher.models import SIZE, shaken
 
 FAMILIES = {
