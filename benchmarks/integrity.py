@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from benchmarks.read import machine
-from store import Header, Problem, RowBatch, ShardWriter, StoreError, create_store, verify
+from store import Header, RowBatch, ShardWriter, StoreError, create_store, verify
 from store.folder.head import Head, write_head
 from store.format.checksum import CHECKSUM_NBYTES
 from store.format.rows import list_digest
@@ -133,14 +133,15 @@ def draw(areas: list[Region], rng: np.random.Generator) -> Region:
 def judge(path: Path, shard: int | None, row: int | None) -> str:
     """What `verify` makes of damage in this shard and row; None for what lies in no shard, or in no row."""
     try:
-        problems = verify(path).problems
+        found = [(problem.shard, problem.row) for problem in verify(path).problems]
     except StoreError:  # the header cannot be read, which is all that there is to say
-        problems = (Problem(None, None, None, "header"),)
-    if not problems or shard not in {problem.shard for problem in problems}:
+        found = [(None, None)]
+    shards = {shard for shard, _ in found}
+    if shard not in shards:
         return "missed"
-    if {problem.shard for problem in problems} - {shard, None}:
+    if shards - {shard, None}:
         return "wrong shard"
-    named = {problem.row for problem in problems} - {None}
+    named = {row for _, row in found} - {None}
     return "found" if row is None or named == {row} else "wrong row"
 
 

@@ -39,7 +39,6 @@ class Peer(NamedTuple):
 def peers() -> dict[str, Peer]:
     """All peers by name whose packages are there; says of which they are not. Extra `bench` has them all."""
     known = {
-        "ours, one row": Peer("ours", write_ours, _open_rows),
         "ours, batch of 256": Peer("ours", write_ours, lambda folder, _: MapStore(folder).read),
         "ours, batch of 256, preloaded": Peer(
             "ours", write_ours, lambda folder, _: MapStore(folder, preload=True).read
@@ -99,11 +98,6 @@ def write_ours(path: Path, maps: Maps, shards: int = SHARDS, dtype: str = "float
             writer.append(batch)
             writer.publish()
     return header
-
-
-def _open_rows(folder: Path, _: ExitStack) -> Read:
-    read_row = MapStore(folder).read_row
-    return lambda rows: [read_row(row) for row in rows.tolist()]
 
 
 def _write_plain(folder: Path, maps: Maps) -> None:

@@ -163,7 +163,7 @@ def _grow(path: Path, reads: int) -> float:
         chosen = rng.integers(len(store), size=BATCH)
         store.read(chosen)
         for row in chosen.tolist():
-            store.read_row(row)
+            store.read([row])
     return (private_memory() - before) / MB
 
 

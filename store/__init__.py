@@ -1,18 +1,19 @@
 """Teacher maps on the disk: a header and HDF5 shards, format version 1 (docs/format.md)."""
 
 from store.checking.repair import drop_extension, repair
-from store.checking.verify import Problem, VerifyReport, unreadable_rows, verify
+from store.checking.verify import VerifyReport, unreadable_rows, verify
 from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder.create import create_store, read_header
 from store.folder.writer import ShardWriter
 from store.format.header import Header
 from store.format.rows import RowBatch
+from store.problems import Cause, Problem
 from store.reading.map_store import MapStore
-from store.spec import FORMAT_NAME, FORMAT_VERSION
+from store.spec import FORMAT_NAME
 
 __all__ = [
     "FORMAT_NAME",
-    "FORMAT_VERSION",
+    "Cause",
     "Header",
     "MapStore",
     "Problem",

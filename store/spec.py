@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 FORMAT_NAME = "tokenmix-maps"
 FORMAT_VERSION = 1
 HEADER_FILE = "store.json"
 HEAD_FILE = "head.h5"
-INDEX_FILE = "index.h5"
 
 STATUS_OK = 0
 STATUS_UNREADABLE = 1

@@ -12,7 +12,7 @@ from extract.images.stored_order import in_stored_order
 from extract.job.decoding import Decoder
 from extract.teacher.preprocess import Preprocessing
 from store import read_header, unreadable_rows
-from store.spec import INDEX_FILE, shard_name
+from store.spec import shard_name
 
 
 def drop_repaired(images: ImageList, store: Path) -> list[str]:
@@ -33,6 +33,6 @@ def drop_repaired(images: ImageList, store: Path) -> list[str]:
     unreadable = {key for key, _ in unreadable_rows(store)}
     rows = [row for row, key in enumerate(images.keys) if key in unreadable and decoder[row].pixels is not None]
     repaired = Counter(header.sharding.shard_of(row) for row in rows)
-    for name in (*map(shard_name, repaired), *([INDEX_FILE] if repaired else [])):
-        (store / name).unlink(missing_ok=True)
+    for shard in repaired:
+        (store / shard_name(shard)).unlink(missing_ok=True)
     return [f"{shard_name(shard)}: removed, images that can be read now: {n}" for shard, n in repaired.items()]

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from store.format.header import Json
 from store.format.rows import list_digest
+from store.spec import Json
 
 
 @dataclass(frozen=True)

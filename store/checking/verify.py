@@ -10,32 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import ShardError, StoreError
+from store.errors import ShardError, StoreError, StoreMismatch
 from store.folder.create import read_header
 from store.folder.extension import read_keys
 from store.folder.files import StrPath, is_temporary, present_shards
 from store.folder.head import read_head
-from store.format.checksum import has_checksum
+from store.format.check_shard import check_shard
 from store.format.header import Header
-from store.format.rows import Array, ListDigest, Table, list_digest, row_digests, row_faults
-from store.format.shard import open_hdf5, open_shard, read_table
-from store.spec import HEAD_FILE, INDEX_FILE, STATUS_OK, header_name, keys_name, shard_name
+from store.format.rows import ListDigest, list_digest
+from store.format.shard import open_shard
+from store.format.table import Array, Table
+from store.problems import Cause, Problem
+from store.spec import HEAD_FILE, STATUS_OK, header_name, keys_name, shard_name
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong; `row` counts from the start of the store."""
-
-    shard: int | None
-    row: int | None
-    key: str | None
-    message: str
-
-    def __str__(self) -> str:
-        """One line: where, then what."""
-        where = [] if self.shard is None else [shard_name(self.shard)]
-        where += [] if self.row is None else [f"row {self.row}, key {self.key!r}"]
-        return ": ".join([", ".join(where), self.message] if where else [self.message])
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
 
 
 @dataclass(frozen=True)
@@ -60,26 +48,19 @@ def verify(path: StrPath) -> VerifyReport:
     """
     folder = Path(path)
     header = read_header(folder)
-    problems = _foreign_files(folder, header) + _head_problems(folder, header)
-    problems += _index_problems(folder, header)
-    listed: ListDigest | None = ListDigest()
-    labels: list[Array] = []
-    unreadable = 0
+    problems = _unexpected_files(folder, header) + _head_problems(folder, header)
+    rows = _SeenRows()
     for shard in range(header.sharding.shards):
-        found, table = _read_checked(folder / shard_name(shard), header, shard)
+        found, table = check_shard(folder / shard_name(shard), header, shard)
         problems += found
-        if table is None:
-            listed = None
-            continue
-        unreadable += int((table["status"] != STATUS_OK).sum())
-        labels.append(table["label"])
-        if listed is not None:
-            listed.update(table["key"].tolist(), table["label"])
-    if listed is not None and listed.hexdigest() != header.dataset["digest"]:
+        rows.add(table)
+    if rows.complete and rows.digest != header.dataset["digest"]:
         message = "list of (key, label): its digest is not that of the header; rows were exchanged or rewritten"
-        problems.append(Problem(None, None, None, message))
-    problems += _growth_problems(folder, header, np.concatenate(labels) if listed is not None else None)
-    return VerifyReport(header.rows, header.sharding.shards, unreadable, tuple(problems))
+        problems.append(Problem(Cause.WRONG_LIST, None, message))
+    for number in range(len(header.earlier)):
+        problems += _earlier_header_problems(folder, header, number)
+        problems += _earlier_keys_problems(folder, header, number, rows.labels if rows.complete else None)
+    return VerifyReport(header.rows, header.sharding.shards, rows.unreadable, tuple(problems))
 
 
 def unreadable_rows(path: StrPath) -> Iterator[tuple[str, str]]:
@@ -91,116 +72,103 @@ def unreadable_rows(path: StrPath) -> Iterator[tuple[str, str]]:
                 yield file["key"][row].decode("utf-8"), file["error"][row].decode("utf-8")
 
 
-def check_shard(path: Path, header: Header, shard: int) -> list[Problem]:
-    """All that is wrong with one shard file by itself."""
-    return _read_checked(path, header, shard)[0]
+class _SeenRows:
+    """What is known of a store's rows after its shards were read one by one."""
 
+    def __init__(self) -> None:
+        self.complete = True
+        self.unreadable = 0
+        self._list = ListDigest()
+        self._labels: list[Array] = []
 
-def _read_checked(path: Path, header: Header, shard: int) -> tuple[list[Problem], Table | None]:
-    """The problems of a shard, and its rows where they can be read at all."""
-    if not path.is_file():
-        message = "missing: expected a file; run `tokenmix extract` again"
-        return [Problem(shard, None, None, message)], None
-    try:
-        with open_shard(path, header, shard) as file:
-            table = read_table(file, header)
-    except ShardError as error:
-        return [Problem(shard, None, None, str(error))], None
-    except Exception as error:  # whatever HDF5 makes of damaged structures, it is the shard's fault
-        return [Problem(shard, None, None, f"cannot be read: {type(error).__name__}: {error}")], None
-    problems = _row_problems(header, shard, table)
-    if not problems and not has_checksum(path):
-        problems = [
-            Problem(shard, None, None, "checksum: the file was changed after it was written, outside of its rows")
-        ]
-    return problems, table
+    def add(self, table: Table | None) -> None:
+        """The rows of the next shard, None where they cannot be read."""
+        if table is None:
+            self.complete = False
+            return
+        self.unreadable += int((table["status"] != STATUS_OK).sum())
+        self._labels.append(table["label"])
+        self._list.update(table["key"].tolist(), table["label"])
 
+    @property
+    def digest(self) -> str:
+        """Of the list of (key, label)."""
+        return self._list.hexdigest()
 
-def _row_problems(header: Header, shard: int, table: Table) -> list[Problem]:
-    start, _ = header.sharding.bounds(shard)
-    wrong = np.flatnonzero(row_digests(header, table) != table["digest"]).tolist()
-    faults = [(row, "digest: the row was changed after it was written") for row in wrong]
-    faults += row_faults(header, table)
-    keys = table["key"]
-    return [
-        Problem(shard, start + row, keys[row].decode("utf-8", errors="backslashreplace"), message)
-        for row, message in sorted(faults)
-    ]
+    @property
+    def labels(self) -> Array:
+        """int32 [rows]."""
+        return np.concatenate(self._labels)
 
 
 def _head_problems(folder: Path, header: Header) -> list[Problem]:
     if header.kind != "features":
         return []
+    cause = Cause.DAMAGED_HEAD if os.path.lexists(folder / HEAD_FILE) else Cause.MISSING_HEAD
     try:
         read_head(folder, header)
     except ShardError as error:
-        return [Problem(None, None, None, f"{HEAD_FILE}: {error}")]
+        return [Problem(cause, HEAD_FILE, str(error))]
     except Exception as error:  # as for shards
-        return [Problem(None, None, None, f"{HEAD_FILE}: cannot be read: {type(error).__name__}: {error}")]
+        return [Problem(cause, HEAD_FILE, f"cannot be read: {type(error).__name__}: {error}")]
     return []
 
 
-def _index_problems(folder: Path, header: Header) -> list[Problem]:
-    """Of the index, where there is one: whole, and made of the store as it is."""
-    file = folder / INDEX_FILE
-    if not file.is_file():
-        return []
+def _earlier_header_problems(folder: Path, header: Header, number: int) -> list[Problem]:
+    """A header from before an extension is read when the job resumes, or never: it is checked all the same."""
+    name = header_name(number)
+    if not os.path.lexists(folder / name):
+        message = "missing: expected the header from before an extension; `tokenmix verify --repair` writes it again"
+        return [Problem(Cause.MISSING_EARLIER_HEADER, name, message)]
     try:
-        with open_hdf5(file) as index:
-            same = has_checksum(file) and index.attrs.get("content_digest") == header.content_digest.encode()
-    except Exception:  # as for shards
-        same = False
-    message = f"{INDEX_FILE}: was changed, or made before an extension; run `tokenmix index` again"
-    return [] if same else [Problem(None, None, None, message)]
+        read_header(folder, number).require(header.before(number), folder / name)
+    except StoreMismatch as error:
+        return [Problem(Cause.FOREIGN_EARLIER_HEADER, name, str(error))]
+    except StoreError as error:
+        return [Problem(Cause.DAMAGED_EARLIER_HEADER, name, str(error))]
+    return []
 
 
-def _growth_problems(folder: Path, header: Header, labels: Array | None) -> list[Problem]:
-    """Headers and keys from before the last extension are read when a job resumes, or never: checked all the same.
+def _earlier_keys_problems(folder: Path, header: Header, number: int, labels: Array | None) -> list[Problem]:
+    """As the header: the keys of the rows before extension `number`.
 
-    `labels` [rows] of the store, None where some are not known, and with them whether the keys are the right ones.
+    `labels` [rows] of the store; None where some are not known, and with them whether the keys are the right ones.
     """
-    problems = []
-    for number, (rows, digest) in enumerate(header.earlier):
-        name = header_name(number)
-        extended = header.before(number + 1) if number + 1 < len(header.earlier) else header
-        try:
-            if not os.path.lexists(folder / name):
-                raise StoreError(f"{name}: missing: expected the header from before an extension; run `tokenmix "
-                                 "verify --repair`, which writes it again")  # fmt: skip
-            read_header(folder, number).require(header.before(number), folder / name)
-        except StoreError as error:
-            problems.append(Problem(None, None, None, str(error)))
-        try:
-            keys = read_keys(folder, extended)
-            if labels is not None and list_digest(keys, labels[:rows]) != digest:
-                raise StoreError(f"{keys_name(number + 1)}: expected the keys of the first {rows} rows, found others; "
-                                 "run `tokenmix verify --repair`")  # fmt: skip
-        except StoreError as error:
-            problems.append(Problem(None, None, None, str(error)))
-    return problems
+    rows, digest = header.earlier[number]
+    name = keys_name(number + 1)
+    try:
+        keys = read_keys(folder, header.after(number + 1))
+        if labels is None or list_digest(keys, labels[:rows]) == digest:
+            return []
+    except StoreError as error:
+        return [Problem(Cause.WRONG_KEYS, name, str(error))]
+    message = f"expected the keys of the first {rows} rows, found others; run `tokenmix verify --repair`"
+    return [Problem(Cause.WRONG_KEYS, name, message)]
 
 
-def _foreign_files(folder: Path, header: Header) -> list[Problem]:
+def _unexpected_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
-    expected = {INDEX_FILE, *map(shard_name, range(header.sharding.shards))}
+    expected = set(map(shard_name, range(header.sharding.shards)))
     for number in range(len(header.earlier) + 1):  # keys come before their header
         expected |= {header_name(number), keys_name(number + 1)}
     if header.kind == "features":
         expected.add(HEAD_FILE)
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    return [Problem(None, None, None, f"{name}: {_explain(folder / name)}") for name in names if name not in expected]
+    return [_unexpected(folder / name) for name in names if name not in expected]
 
 
-def _explain(file: Path) -> str:
+def _unexpected(file: Path) -> Problem:
     if is_temporary(file):
-        return (
+        message = (
             "left over from a writer that was killed, or still at work; `tokenmix extract` removes those of its own "
             "machine, `tokenmix verify --repair` silent ones beside the complete file; others may be removed by hand "
             "when no job is at work"
         )
-    if re.fullmatch(r"shard-\d{5,}\.h5", file.name):
-        return (
+        return Problem(Cause.LEFTOVER, file.name, message)
+    if _SHARD_NAME.fullmatch(file.name):
+        message = (
             "expected no shard of this number; of an extension whose header was lost? Run `tokenmix extract --extend` "
             "with its images again; otherwise move it elsewhere"
         )
-    return "expected only the header and its shards here; move it elsewhere"
+        return Problem(Cause.UNPLANNED_SHARD, file.name, message)
+    return Problem(Cause.FOREIGN_FILE, file.name, "expected only the header and its shards here; move it elsewhere")

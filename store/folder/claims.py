@@ -1,8 +1,8 @@
 """Who is at work on which shard: the temporary file that a writer has begun is also its claim.
 
 A claim is a hint, not a lock, because locks do not hold on network file systems: two writers of one shard cost
-time and nothing else. The file's age tells when the writer was last heard of; until the shard is complete its
-content is a note of the writer's.
+time and nothing else. The file's modification time is the writer's last sign of life; until the shard is complete,
+its content is a note of the writer's.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.folder.files import StrPath, is_dead, split_temporary
-from store.format.header import Header, Json
-from store.spec import shard_name
+from store.format.header import Header
+from store.spec import Json, shard_name
 
+SILENT_S = 120.0  # a writer without a sign of life for longer is not taken to be at work
 _MAX_NOTE_NBYTES = 4096
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard that somebody began and has not finished; `dead` for certain.
+    """A shard that a writer has begun and not finished; `dead`: its process is known to be gone.
 
-    He was last heard of at `heard`, UNIX time by the file system's clock, and so `age_s` ago by ours: the two may
-    differ, or be set while we look.
+    `last_beat`: its last sign of life, in UNIX time by the file system's clock; `age_s`: how long ago that is by the
+    clock of this machine, in seconds. The two clocks may differ, or be set meanwhile.
     """
 
     shard: int
@@ -57,7 +58,7 @@ class Listing:
 
 
 def list_shards(path: StrPath, header: Header, *, times: bool = False) -> Listing:
-    """Read the folder once; with `times` every shard's mtime, else 0 for each, which spares a call per shard."""
+    """Read the folder once; with `times` every shard's mtime, else 0 for each, which saves a call per shard."""
     numbers = {shard_name(shard): shard for shard in range(header.sharding.shards)}
     finished: dict[int, float] = {}
     claims: list[Claim] = []
@@ -72,7 +73,7 @@ def list_shards(path: StrPath, header: Header, *, times: bool = False) -> Listin
 
 
 def leave_note(temporary: Path, note: Mapping[str, Json]) -> None:
-    """Say that the writer lives and how it does. Never fails: the claim may have been removed, the disk be full."""
+    """Give a sign of life, with a note on the work. Never fails: the claim may be gone, or the disk full."""
     with contextlib.suppress(OSError), open(temporary, "r+b") as file:
         file.truncate()
         file.write(json.dumps(note).encode("ascii"))

@@ -57,7 +57,7 @@ def create_store(path: StrPath, header: Header, earlier_keys: Sequence[str] = ()
     except StoreMismatch as error:
         if present_shards(folder, stored):
             raise
-        raise StoreMismatch(f"{error} It holds no shard yet: remove the folder if nobody is at work on it.") from error
+        raise StoreMismatch(f"{error} It holds no shard yet: remove the folder if no job is at work on it.") from error
 
 
 def read_header(path: StrPath, extensions: int | None = None) -> Header:
@@ -93,7 +93,7 @@ def _extensions(folder: Path) -> int:
 
 
 def _require_empty(folder: Path) -> None:
-    """A folder with somebody's files is not silently turned into a store; another creator's file is none."""
+    """A folder with other files is not turned into a store; temporary files of another creator may be there."""
     found = sorted(file.name for file in folder.iterdir() if not is_temporary(file) and file.name != HEADER_FILE)
     if found:
         remedy = "`tokenmix verify --repair` writes it again" if _extensions(folder) else "give another path"

@@ -1,4 +1,4 @@
-"""What a store remembers of its images, so that it can grow: which keys it has, and in which order."""
+"""What a store keeps so that it can be extended: which keys it has, and in which order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.spec import keys_name, shard_name
 def require_own_shards(path: StrPath, header: Header) -> None:
     """Raise StoreMismatch where shards of the last extension are there already, but are not those of `header`.
 
-    They are what is left where the header of an extension was lost, and belong to another list of images.
+    Where the header of an extension was lost, its shards are left, and belong to another list of images.
     """
     first = header.before(-1).sharding.shards
     foreign = []

@@ -17,7 +17,7 @@ from store.spec import shard_name
 
 StrPath = str | os.PathLike[str]
 _TEMPORARY = re.compile(
-    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|(?:head|index)\.h5|shard-\d{5,}\.h5)"
+    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|head\.h5|shard-\d{5,}\.h5)"
     r"\.(?P<host>.+)\.(?P<pid>\d+)\.tmp"
 )
 # Files of this very process that are being written: in a container every run may have the same pid.
@@ -121,7 +121,7 @@ def write_synced(file: Path, data: bytes | memoryview) -> None:
 
 
 def write_with_checksum(target: Path, buffer: io.BytesIO) -> None:
-    """Put a finished file in place, whole or not at all, with its checksum behind it."""
+    """Put a finished file in place, whole or not at all, with its checksum at its end."""
     temporary = begin_temporary(target)
     try:
         write_synced(temporary, with_checksum(buffer))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from store.errors import ShardError
+from store.errors import ShardError, StoreError
 from store.folder.files import StrPath, write_with_checksum
 from store.format.checksum import has_checksum
 from store.format.header import Header
@@ -29,10 +29,15 @@ class Head(NamedTuple):
 
 
 def write_head(path: StrPath, header: Header, head: Head) -> None:
-    """Put `head.h5` in place, unless it is there; the same weights give the same bytes."""
+    """Put `head.h5` in place, unless it is there; the same weights give the same bytes. StoreError for other shapes."""
     target = Path(path) / HEAD_FILE
     if target.exists():
         return
+    if not _fits(head, header):
+        raise StoreError(
+            f"{target}: expected {_shapes(header)}, found {list(head.weight.shape)} and {list(head.bias.shape)}; give "
+            "the weights of all outputs that the header counts"
+        )
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=LIBVER) as file:
         for name, array in head._asdict().items():
@@ -50,10 +55,14 @@ def read_head(path: StrPath, header: Header) -> Head:
     if not has_checksum(file_path):
         raise ShardError(f"{file_path}: checksum: the file was changed after it was written; {_REMEDY}")
     expected = header.digest_of(0).encode()
-    outputs = header.outputs
-    if digest != expected or [a.shape for a in arrays] != [(outputs, header.depth), (outputs,)]:
-        raise ShardError(
-            f"{file_path}: expected weight [{outputs}, {header.depth}] and bias [{outputs}] of this store, "
-            f"found another head; {_REMEDY}"
-        )
-    return Head(*arrays)
+    if digest != expected or len(arrays) < 2 or not _fits(head := Head(*arrays), header):
+        raise ShardError(f"{file_path}: expected {_shapes(header)} of this store, found another head; {_REMEDY}")
+    return head
+
+
+def _fits(head: Head, header: Header) -> bool:
+    return (head.weight.shape, head.bias.shape) == ((header.outputs, header.depth), (header.outputs,))
+
+
+def _shapes(header: Header) -> str:
+    return f"weight [{header.outputs}, {header.depth}] and bias [{header.outputs}]"

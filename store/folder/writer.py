@@ -8,14 +8,15 @@ from types import TracebackType
 
 import numpy as np
 
-from store.checking.verify import check_shard
 from store.errors import ShardError, StoreError
 from store.folder.claims import leave_note
 from store.folder.files import StrPath, begin_temporary, complete_temporary, end_temporary, write_synced
-from store.format.header import Header, Json
-from store.format.rows import RowBatch, Table, batch_table
+from store.format.check_shard import check_shard
+from store.format.header import Header
+from store.format.rows import RowBatch, batch_table
 from store.format.shard import shard_bytes
-from store.spec import shard_name
+from store.format.table import Table
+from store.spec import Json, shard_name
 
 
 class ShardWriter:
@@ -48,7 +49,7 @@ class ShardWriter:
             self._appended += b
 
     def beat(self, note: Mapping[str, Json]) -> None:
-        """Tell those who look at the folder that this shard is being worked on; see store/folder/claims.py."""
+        """Show those who look at the folder that this shard is being worked on; see store/folder/claims.py."""
         leave_note(self.temporary, note)
 
     def publish(self) -> Path:
@@ -59,7 +60,7 @@ class ShardWriter:
             )
         table = {name: np.concatenate([part[name] for part in self._tables]) for name in self._tables[0]}
         write_synced(self.temporary, shard_bytes(self._header, self._shard, table))
-        problems = check_shard(self.temporary, self._header, self._shard)
+        problems, _ = check_shard(self.temporary, self._header, self._shard)
         if problems:
             raise ShardError(f"{self.temporary}: read back wrong: {problems[0]}; check the disk")
         complete_temporary(self.temporary, self._target)

@@ -1,6 +1,6 @@
 """The last bytes of a store's HDF5 files: a checksum of all before them, which HDF5 itself does not look at.
 
-Digests of rows say which row was changed; the seal leaves no byte out, not even those that mean nothing.
+Digests of rows say which row was changed; the checksum covers every byte, also those that mean nothing.
 """
 
 from __future__ import annotations

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from store.errors import StoreError, StoreMismatch
-from store.format.sharding import Sharding
-from store.spec import (
-    CLASS_AGNOSTIC_KIND,
-    COLUMNS,
-    DIGEST,
-    DTYPES,
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    KINDS,
-    MAX_OUTPUTS,
-    MAX_SHARDS,
-    Field,
-    has_depth,
-    payload_fields,
+from store.format.header_fields import (
+    ABSENT,
+    expect_count,
+    expect_dataset,
+    expect_earlier,
+    expect_grid,
+    expect_kind,
+    expect_mapping,
+    expect_outputs,
+    fault,
+    short,
 )
+from store.format.sharding import Sharding
+from store.spec import COLUMNS, DIGEST, FORMAT_NAME, FORMAT_VERSION, MAX_SHARDS, Field, Json, has_depth, payload_fields
 
-Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
-_ABSENT = "(absent)"
 _NO_DIGEST = "0" * 64
 
 
@@ -57,25 +54,19 @@ class Header:
 
     def __post_init__(self) -> None:
         """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
-        _expect_choice("kind", self.kind, KINDS)
-        _expect_choice("dtype", self.dtype, DTYPES)
-        if self.dtype == "uint8" and has_depth(self.kind):
-            raise _fault("dtype", f"float16 or float32 for kind {self.kind}", self.dtype)
+        expect_kind(self.kind, self.dtype)
         for name in ("rows", "shard_rows", "depth"):
-            object.__setattr__(self, name, _expect_count(name, getattr(self, name)))
-        if not (isinstance(self.grid, Sequence) and len(self.grid) == 2):
-            raise _fault("grid", "two integers (h, w)", self.grid)
-        object.__setattr__(self, "grid", tuple(_expect_count("grid", n) for n in self.grid))
+            object.__setattr__(self, name, expect_count(name, getattr(self, name)))
+        object.__setattr__(self, "grid", expect_grid(self.grid))
         for name in ("teacher", "preprocessing", "dataset", "versions"):
-            object.__setattr__(self, name, _plain_mapping(name, getattr(self, name)))
-        _expect_outputs(self.kind, self.teacher)
-        _expect_dataset(self.dataset)
-        _expect_teacher_class(self.kind, self.dataset, self.outputs)
+            object.__setattr__(self, name, expect_mapping(name, getattr(self, name)))
+        expect_outputs(self.kind, self.teacher)
+        expect_dataset(self.kind, self.dataset, self.outputs)
         if self.depth != 1 and not has_depth(self.kind):
-            raise _fault("depth", f"1 for kind {self.kind}", self.depth)
-        object.__setattr__(self, "earlier", _expect_earlier(self.earlier, self.rows))
+            raise fault("depth", f"1 for kind {self.kind}", self.depth)
+        object.__setattr__(self, "earlier", expect_earlier(self.earlier, self.rows))
         if self.sharding.shards > MAX_SHARDS:
-            raise _fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
+            raise fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
 
     @cached_property
     def content_digest(self) -> str:
@@ -104,6 +95,10 @@ class Header:
         """The header as it was before an extension, of which the first has number 0."""
         rows, digest = self.earlier[extension]
         return replace(self, rows=rows, dataset={**self.dataset, "digest": digest}, earlier=self.earlier[:extension])
+
+    def after(self, extensions: int) -> Header:
+        """The header as it was after so many extensions."""
+        return self.before(extensions) if extensions < len(self.earlier) else self
 
     def digest_of(self, shard: int) -> str:
         """The `content_digest` that a shard carries: that of the header under which it was planned."""
@@ -150,19 +145,19 @@ class Header:
         names = [field.name for field in fields(cls)]
         expected = {"format", "version", "content_digest", "file_digest", *names}
         if document.keys() != expected:
-            raise _fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
+            raise fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
         header = cls(**{name: document[name] for name in names})
         if document["content_digest"] != header.content_digest:
-            raise _fault("content_digest", header.content_digest, document["content_digest"], "it was edited")
+            raise fault("content_digest", header.content_digest, document["content_digest"], "it was edited")
         if document["file_digest"] != _file_digest(text, document["file_digest"]):
-            raise _fault("file_digest", "that of the file", document["file_digest"], "it was edited")
+            raise fault("file_digest", "that of the file", document["file_digest"], "it was edited")
         return header
 
     def require(self, given: Header, where: object) -> None:
         """Raise StoreMismatch where `given`, a new configuration, differs from this stored one."""
         if self.content_digest == given.content_digest:
             return
-        lines = [f"  {name}: stored {_short(a)}, given {_short(b)}" for name, a, b in _differences(self, given)]
+        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in _differences(self, given)]
         raise StoreMismatch(
             f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
             "Give the stored values to resume, or another path to start a new store."
@@ -198,75 +193,12 @@ def _parse(text: str) -> dict[str, Any]:
         raise StoreError(f"not a store: expected a JSON object with format {FORMAT_NAME!r}")
     version = document.get("version")
     if type(version) is not int or version != FORMAT_VERSION:
-        raise _fault("version", FORMAT_VERSION, version, "a newer version of this library may read it")
+        raise fault("version", FORMAT_VERSION, version, "a newer version of this library may read it")
     return document
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
-
-
-def _plain_mapping(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _fault(name, "a mapping with text keys", value)
-    try:
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
-        plain: dict[str, Any] = json.loads(text.encode("utf-8"))
-    except (TypeError, ValueError) as error:
-        raise _fault(name, "finite JSON values", error) from error
-    return plain
-
-
-def _expect_choice(name: str, value: object, known: Mapping[str, object]) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise _fault(name, f"one of {', '.join(known)}", value)
-
-
-def _expect_count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise _fault(name, "a whole number >= 1", value)
-    return int(value)
-
-
-def _expect_dataset(dataset: Mapping[str, Json]) -> None:
-    for name, kind in (("root_name", str), ("class_names", list), ("teacher_class", list), ("digest", str)):
-        if not isinstance(dataset.get(name), kind):
-            raise _fault(f"dataset.{name}", f"a {kind.__name__}", dataset.get(name, _ABSENT))
-
-
-def _expect_outputs(kind: str, teacher: Mapping[str, Any]) -> None:
-    """Kinds with a depth keep what depends on the number of outputs: names of them, or a weight for each."""
-    least = int(has_depth(kind))
-    found = teacher.get("classes", _ABSENT if least else 0)
-    if type(found) is not int or not least <= found <= MAX_OUTPUTS:
-        raise _fault("teacher.classes", f"the number of the teacher's outputs, >= {least} for kind {kind}", found)
-
-
-def _expect_teacher_class(kind: str, dataset: Mapping[str, Any], outputs: int) -> None:
-    entries, k = dataset["teacher_class"], len(dataset["class_names"])
-    if len(entries) != k and (entries or kind != CLASS_AGNOSTIC_KIND):
-        raise _fault("dataset.teacher_class", f"one output of the teacher for each of {k} classes", entries)
-    most = outputs or MAX_OUTPUTS
-    if not all(type(entry) is int and 0 <= entry < most for entry in entries):
-        raise _fault("dataset.teacher_class", f"outputs of the teacher, whole numbers from 0 to {most - 1}", entries)
-
-
-def _expect_earlier(value: object, rows: int) -> tuple[tuple[int, str], ...]:
-    pairs = [tuple(one) if isinstance(one, list | tuple) else (one,) for one in _as_list(value)]
-    ends = [_expect_count("earlier", pair[0]) for pair in pairs]
-    if any(len(pair) != 2 or not isinstance(pair[1], str) for pair in pairs) or sorted({*ends, rows}) != [*ends, rows]:
-        raise _fault("earlier", "a list of [rows, digest], rows ascending to below `rows`", value)
-    return tuple((end, pair[1]) for end, pair in zip(ends, pairs, strict=True))
-
-
-def _as_list(value: object) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise _fault("earlier", "a list", value)
-    return value
-
-
-def _fault(name: str, expected: object, found: object, remedy: str = "") -> StoreError:
-    return StoreError(f"header field {name}: expected {expected}, found {_short(found)}" + (remedy and f"; {remedy}"))
 
 
 def _differences(stored: Header, given: Header) -> Iterator[tuple[str, object, object]]:
@@ -277,12 +209,6 @@ def _walk(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:
     """Each leaf at which two JSON values differ; lists count as leaves."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys([*a, *b]):
-            yield from _walk(f"{name}.{key}".lstrip("."), a.get(key, _ABSENT), b.get(key, _ABSENT))
+            yield from _walk(f"{name}.{key}".lstrip("."), a.get(key, ABSENT), b.get(key, ABSENT))
     elif json.dumps(a) != json.dumps(b):  # 1, 1.0 and true are equal to Python, not to the digest
         yield name, a, b
-
-
-def _short(value: object, most: int = 120) -> str:
-    """The value for a message; a list of 1000 class names is not one."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

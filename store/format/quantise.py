@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from store.format.sharding import Rows
 
 Array = npt.NDArray[Any]
 STEPS = 255
@@ -37,27 +35,6 @@ def dequantise(steps: Array, scale_offset: Array) -> npt.NDArray[np.float32]:
     values: npt.NDArray[np.float32] = np.multiply(steps, scale, dtype=np.float32)
     values += offset
     return values
-
-
-class _RowReader(Protocol):
-    def take(self, rows: Rows) -> Array: ...
-    def one(self, row: int) -> Array: ...
-
-
-class DequantisedRows:
-    """Maps of dtype uint8 as float32, a batch at a time."""
-
-    def __init__(self, steps: _RowReader, scale_offset: _RowReader) -> None:
-        """Two readers of rows, of the two datasets."""
-        self._steps, self._scale_offset = steps, scale_offset
-
-    def take(self, rows: Rows) -> Array:
-        """Rows [B] -> [B, h, w]; IndexError outside the store."""
-        return dequantise(self._steps.take(rows), self._scale_offset.take(rows))
-
-    def one(self, row: int) -> Array:
-        """One row [h, w]; IndexError outside the store."""
-        return dequantise(self._steps.one(row), self._scale_offset.one(row))
 
 
 def _toward(values: npt.NDArray[np.float64], limit: float) -> npt.NDArray[np.float16]:

@@ -1,37 +1,20 @@
-"""Rows in memory: what a writer hands over, what a row must fulfil, and the digests over it."""
+"""Rows as a writer hands them over, and the digest of the list of images."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from store.errors import StoreError
 from store.format.header import Header
 from store.format.quantise import quantise
-from store.spec import (
-    COLUMNS,
-    DIGEST,
-    MAX_ERROR_NBYTES,
-    MAX_KEY_NBYTES,
-    MAY_BE_UNKNOWN,
-    NEVER_NEGATIVE,
-    SCALE_OFFSET,
-    STATUS_OK,
-    STATUSES,
-    TEXTS,
-    has_depth,
-)
-
-Array = npt.NDArray[Any]
-# The datasets of a shard by name; texts are arrays of NUL-padded UTF-8 (dtype "S").
-Table = dict[str, Array]
+from store.format.row_rules import row_faults
+from store.format.table import Array, Table, row_digests
+from store.spec import COLUMNS, DIGEST, MAX_ERROR_NBYTES, MAX_KEY_NBYTES, SCALE_OFFSET
 
 
 @dataclass(frozen=True)
@@ -113,71 +96,6 @@ def batch_table(header: Header, batch: RowBatch) -> Table:
     return table | {DIGEST.name: row_digests(header, table)}
 
 
-def row_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
-    """Rows that break a rule of the format, with the rule; the digest is not looked at."""
-    status, size, view = table["status"], table["size"], table["view"]
-    ok = status == STATUS_OK
-    has_reason = table["error"] != b""
-    rules: list[tuple[npt.ArrayLike, str]] = [
-        (~np.isin(status, STATUSES), f"status: expected one of {STATUSES}"),
-        (ok & has_reason, "error: expected no text for an ok row"),
-        (~ok & ~has_reason, "error: expected a reason for a row that is not ok"),
-        (~np.isfinite(view).all(axis=1), "view: expected finite numbers"),
-        (ok & ~((view[:, :2] < view[:, 2:]).all(axis=1)), "view: expected x0 < x1 and y0 < y1"),
-        (ok & (size < 1).any(axis=1), "size: expected width and height >= 1 px"),
-        (table["key"] == b"", "key: expected a text, found none"),
-        *(([not _is_utf8(text) for text in table[name].tolist()], f"{name}: expected UTF-8") for name in TEXTS),
-    ]
-    for field in header.payload:
-        flat = table[field.name].reshape(len(status), -1)
-        unknown = np.isnan(flat).all(axis=1) & (field.name == MAY_BE_UNKNOWN)
-        rules.append((~np.isfinite(flat).all(axis=1) & ~unknown, f"{field.name}: expected finite numbers"))
-        rules.append((~ok & flat.any(axis=1), f"{field.name}: expected zeros for a row that is not ok"))
-        if field.name in NEVER_NEGATIVE:
-            rules.append(((flat < 0).any(axis=1), f"{field.name}: expected no negative number"))
-    if SCALE_OFFSET in header.payload:
-        negative = table[SCALE_OFFSET.name] < 0
-        negative[:, 1] &= header.payload[0].name in NEVER_NEGATIVE
-        rules.append((negative.any(axis=1), f"{SCALE_OFFSET.name}: expected no negative number"))
-    if has_depth(header.kind):
-        rules.append((_outside(table["label"], len(header.teacher_class)), "label: expected a class of the dataset"))
-    if "topk_logit" in table:
-        strange = _outside(table["topk_class"], header.outputs).reshape(len(status), -1)
-        rules.append((strange.any(axis=1), f"topk_class: expected outputs of the teacher, below {header.outputs}"))
-        with np.errstate(invalid="ignore"):  # of inf, which has a rule of its own
-            rises = np.diff(table["topk_logit"].astype(np.float32), axis=1) > 0
-        ordered = np.sort(table["topk_class"], axis=1)
-        twice = ordered[:, 1:] == ordered[:, :-1]
-        rules.append((rises.reshape(len(status), -1).any(axis=1), "topk_logit: expected the largest first"))
-        rules.append((ok & twice.reshape(len(status), -1).any(axis=1), "topk_class: expected every class once"))
-    for broken, rule in rules:
-        for row in np.flatnonzero(broken).tolist():
-            yield row, rule
-
-
-def _outside(numbers: Array, end: int) -> npt.NDArray[np.bool_]:
-    """Which numbers are not in [0, end)."""
-    found: npt.NDArray[np.bool_] = (numbers < 0) | (numbers >= end)
-    return found
-
-
-def row_digests(header: Header, table: Table) -> npt.NDArray[np.uint64]:
-    """xxh3_64 of every row [B]: payload and columns as they lie, key, and NUL + error where there is one."""
-    names = [field.name for field in header.datasets if field is not DIGEST]
-    parts = [np.ascontiguousarray(table[name]) for name in names]
-    fixed = np.concatenate([part.reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
-    texts = zip(table["key"].tolist(), table["error"].tolist(), strict=True)
-    rows = (
-        row.tobytes() + key + (b"\0" + error if error else b"") for row, (key, error) in zip(fixed, texts, strict=True)
-    )
-    return np.fromiter((xxh3_64_intdigest(row) for row in rows), dtype=DIGEST.dtype, count=len(fixed))
-
-
-def row_nbytes(header: Header) -> int:
-    """Bytes of one row on the disk, without its key."""
-    return sum(field.dtype.itemsize * math.prod(field.shape) for field in header.datasets)
-
-
 def _encode_key(key: str) -> bytes:
     try:
         raw = key.encode("utf-8")
@@ -188,14 +106,6 @@ def _encode_key(key: str) -> bytes:
             f"key {key[:80]!r}: expected 1 to {MAX_KEY_NBYTES} bytes without NUL, found {len(raw)}; rename the file"
         )
     return raw
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _encode_error(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""One shard as HDF5: its bytes, and how it is opened, judged and read."""
+"""One shard as HDF5: its bytes, and how it is opened, checked and read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from store.errors import ShardError
 from store.format.checksum import with_checksum
 from store.format.header import Header
-from store.format.rows import Table
+from store.format.table import Table
 from store.spec import ALIGNMENT, FORMAT_NAME, FORMAT_VERSION, LIBVER, MAPPED_COLUMN, TEXTS, Field
 
 Attributes = dict[str, str | int]
@@ -84,9 +84,15 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def remedy(error: Exception, otherwise: str) -> str:
-    """What to do: a shard is not to blame, nor to be removed, when its file system fails."""
-    failed = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ENOMEM)
-    return "the file system failed, not the shard: check the mount and the permissions" if failed else otherwise
+    """What to do: where the file system failed, the shard may be sound and must not be removed."""
+    if is_file_system_failure(error):
+        return "the file system failed, not the shard: check the mount and the permissions"
+    return otherwise
+
+
+def is_file_system_failure(error: BaseException | None) -> bool:
+    """Whether the system could not read a file that may be sound."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ENOMEM)
 
 
 def read_table(file: h5py.File, header: Header) -> Table:
@@ -98,7 +104,7 @@ _REMEDY = "remove this file and run `tokenmix extract` again"
 
 
 def attributes(header: Header, shard: int) -> Attributes:
-    """What the root group says of itself."""
+    """The attributes of the root group."""
     start, stop = header.sharding.bounds(shard)
     return {
         "format": FORMAT_NAME,
@@ -142,9 +148,9 @@ def _check_text(path: Path, file: h5py.File, name: str, n: int, most: int) -> No
 
 
 def _described(file: h5py.File, name: str) -> Described | None:
-    """By h5py's lower layer: a store is opened shard by shard, and this is most of that time.
+    """Its dtype and shape; None where there is no such dataset, or its data lie in another file.
 
-    None for what lies in another file, by whichever of HDF5's ways: it is not of this shard.
+    By h5py's lower layer, as most of the time of opening a store is spent here.
     """
     try:
         if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
@@ -153,19 +159,19 @@ def _described(file: h5py.File, name: str) -> Described | None:
     except (KeyError, RuntimeError):
         return None
     if dataset.get_offset() is None:
-        made = dataset.get_create_plist()
-        if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+        created = dataset.get_create_plist()
+        if created.get_layout() == h5py.h5d.VIRTUAL or created.get_external_count():
             return None
     return dataset.dtype, dataset.shape
 
 
 def _wrong_dataset(path: Path, name: str, what: str, shape: tuple[int, ...], found: Described | None) -> ShardError:
-    said = "none" if found is None else f"{found[0]} {list(found[1])}"
-    return ShardError(f"{path}: dataset {name}: expected {what} {list(shape)}, found {said}; {_REMEDY}")
+    described = "none" if found is None else f"{found[0]} {list(found[1])}"
+    return ShardError(f"{path}: dataset {name}: expected {what} {list(shape)}, found {described}; {_REMEDY}")
 
 
 def _brief(error: Exception) -> str:
-    """Its first line; HDF5 says several, of which the last but one would name what the system said."""
+    """What the system says, or the first of HDF5's lines."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error).splitlines()[0] if str(error) else type(error).__name__

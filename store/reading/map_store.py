@@ -16,12 +16,11 @@ from store.folder.create import read_header
 from store.folder.files import StrPath, complete_files
 from store.folder.head import Head, read_head
 from store.format.header import Header
-from store.format.quantise import DequantisedRows
 from store.format.shard import open_shard
 from store.format.sharding import Rows
-from store.reading.mapped import Place, RowReader, open_rows, place_of
+from store.reading.row_readers import DequantisedRows, Place, RowReader, open_rows, place_of
 from store.reading.sample_check import SampleCheck
-from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, has_depth
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -57,18 +56,18 @@ class MapStore:
     """A complete store, read by row; h, w is the teacher's grid, N the number of rows.
 
     Maps and views are read through the page cache, which all processes share: nothing is copied into this
-    one. It pickles as its path, and works after fork and spawn. Digests are checked of a few rows per shard when
-    it is opened, `checked`: row -> key and label; of all rows by `verify`.
+    one. It pickles as its path, and works after fork and spawn. When it is opened,
+    the digests of a few rows per shard are checked (`checked`: row -> key and label); `verify` checks all rows.
     """
 
     def __init__(
         self, path: StrPath, *, preload: bool = False, check: bool = True, extensions: int | None = None
     ) -> None:
-        """Open every shard; `preload` reads them all once, in order, which is quicker than row by row.
+        """Open every shard; `preload` reads them all once, in order, which is faster than row by row.
 
         `extensions`: as the store was after so many of them, also while the next is under way; None: after all.
         Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
-        `check` is off, for one of which rows were changed, shuffled or swapped.
+        `check` is off, for one with rows that were changed, shuffled or swapped.
         """
         self._folder = Path(path).absolute()
         self._preload = preload
@@ -76,14 +75,14 @@ class MapStore:
         self._files = complete_files(self._folder, self.header)
         if preload:
             _read_through(self._files)
-        spot = SampleCheck(self.header) if check else None
+        sample = SampleCheck(self.header) if check else None
         random = _exceeds_memory(self._files)
         fields = (*self.header.payload, _VIEW)
         self._rows: dict[str, RowReader] = {
             field.name: open_rows(places, self.header.sharding, field, random=random)
-            for field, places in zip(fields, _places(self._files, self.header, fields, spot), strict=True)
+            for field, places in zip(fields, _places(self._files, self.header, fields, sample), strict=True)
         }
-        self.checked = spot.rows if spot else {}
+        self.checked = sample.rows if sample else {}
         if SCALE_OFFSET.name in self._rows:
             plane = self.header.payload[0].name
             self._rows[plane] = DequantisedRows(self._rows[plane], self._rows.pop(SCALE_OFFSET.name))
@@ -156,16 +155,6 @@ class MapStore:
     def read_features(self, rows: IndexLike) -> Array:
         """Kind features: the teacher's last features, of rows [B] -> [B, C, h, w]."""
         return self._reader("features", "read_features").take(_as_rows(rows))
-
-    @cached_property
-    def read_row(self) -> Callable[[int], Array]:
-        """`read_row(row)`: one map [h, w], a copy, sooner than a batch of one; IndexError outside [0, N).
-
-        Bound once, because a row costs so little that another call in between would show.
-        """
-        if has_depth(self.kind):
-            return lambda row: np.asarray(self.read([row])[0])
-        return self._reader(_PLANES, "read_row").one
 
     def views(self, rows: IndexLike) -> npt.NDArray[np.float32]:
         """Views (x0, y0, x1, y1) of rows [B] -> [B, 4] in the unit square of the image; IndexError outside."""
@@ -258,17 +247,17 @@ def _exceeds_memory(files: Sequence[Path]) -> bool:
 
 
 def _places(
-    files: Sequence[Path], header: Header, fields: Sequence[Field], spot: SampleCheck | None
+    files: Sequence[Path], header: Header, fields: Sequence[Field], sample: SampleCheck | None
 ) -> list[list[Place]]:
     """For each field its place in every file."""
     places: list[list[Place]] = [[] for _ in fields]
     for shard, path in enumerate(files):
-        looked_at = spot is not None and shard in spot.shards
-        with open_shard(path, header, shard, () if looked_at else [field.name for field in fields]) as file:
+        sampled = sample is not None and shard in sample.shards
+        with open_shard(path, header, shard, () if sampled else [field.name for field in fields]) as file:
             for found, field in zip(places, fields, strict=True):
                 found.append(place_of(path, file, field))
-            if spot is not None and looked_at:
-                spot.look(file, path, shard)
+            if sample is not None and sampled:
+                sample.check(file, path, shard)
     return places
 
 

@@ -1,4 +1,4 @@
-"""A look at a few rows of every shard when a store is opened: maps that were shuffled or swapped fail at once."""
+"""A few rows of every shard are checked when a store is opened: maps that were shuffled or swapped fail at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from store.errors import ShardError
 from store.format.header import Header
-from store.format.rows import Table, row_digests, row_nbytes
+from store.format.table import Table, row_digests, row_nbytes
 from store.spec import DIGEST, TEXTS
 
 MAX_SAMPLED_SHARDS = 512
@@ -23,8 +23,8 @@ MAX_NBYTES = 1 << 26
 class SampleCheck:
     """Digests of a run of rows in each shard, of up to MAX_SAMPLED_SHARDS shards.
 
-    `rows`: row -> key and label of those. Which rows they are is drawn from a generator of the store's own digest, so
-    every process looks at the same.
+    `rows`: row -> key and label of those. Which rows they are is drawn by a generator seeded with the store's digest,
+    so every process checks the same.
     """
 
     def __init__(self, header: Header) -> None:
@@ -34,7 +34,7 @@ class SampleCheck:
         self.shards = frozenset(self._rng.permutation(header.sharding.shards)[:most].tolist())
         self.rows: dict[int, tuple[str, int]] = {}
 
-    def look(self, file: h5py.File, path: Path, shard: int) -> None:
+    def check(self, file: h5py.File, path: Path, shard: int) -> None:
         """Check an open shard; ShardError for a row whose map, label, view or key is not what was written there."""
         begin, end = self._header.sharding.bounds(shard)
         count = min(end - begin, -(-MIN_ROWS // self._header.sharding.shards))
@@ -57,7 +57,7 @@ def _require_digests(path: Path, header: Header, start: int, table: Table) -> No
 
 
 def _read_rows(file: h5py.File, path: Path, header: Header, start: int, stop: int) -> Table:
-    """Rows [start, stop) of every dataset; past h5py where that can be, which is cheaper."""
+    """Rows [start, stop) of every dataset; by `pread` where they are contiguous, which is faster than h5py."""
     names = (*(field.name for field in header.datasets), *TEXTS)
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from extract.job.shard_queue import outlast
-from store import Header, Problem, ShardWriter, StoreError, create_store, verify
+from store import Cause, Header, Problem, ShardWriter, StoreError, create_store, verify
 from store.folder.files import discard_leftovers, present_shards
 from store.folder.head import Head
 from store.folder.head import write_head as put_head
@@ -30,7 +30,7 @@ EARLIER = make_header(part(BATCH, 0, 3), 3, kind="features", depth=3)
 HEADER = replace(
     make_header(BATCH, 3, kind="features", depth=3), earlier=((3, list_digest(BATCH.key[:3], BATCH.label[:3])),)
 )
-HEAD = Head(np.ones((1, 3), np.float32), np.zeros(1, np.float32))
+HEAD = Head(np.ones((10, 3), np.float32), np.zeros(10, np.float32))
 
 
 def write_store(path: Path) -> None:
@@ -61,9 +61,8 @@ def harmful(path: Path) -> list[Problem]:
     """What is wrong with a store, but for what is not there yet and temporary files."""
     if not (path / "store.json").exists():
         return []
-    problems = verify(path).problems
-    return [p for p in problems if "missing" not in p.message and "left over from a writer" not in p.message
-            and not ("head.h5" in p.message and not (path / "head.h5").exists())]  # fmt: skip
+    harmless = (Cause.MISSING_SHARD, Cause.MISSING_HEAD, Cause.LEFTOVER)
+    return [problem for problem in verify(path).problems if problem.cause not in harmless]
 
 
 def in_a_child(work: Callable[[], None], log: Path, options: Sequence[str]) -> tuple[int, list[str]]:

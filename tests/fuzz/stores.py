@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 
 from store import Header, MapStore, StoreError, verify
-from store.index import write_index
 
 Rng = np.random.Generator
 # What a change meets that comes after another one, and cannot be done.
@@ -32,7 +31,7 @@ def try_store(pristine: Path, seed: int) -> str:
                 CHANGES[int(rng.integers(len(CHANGES)))](path, rng)
         if rng.random() < 0.15:  # last, for whatever is changed through a link is somebody else's
             LAST[int(rng.integers(len(LAST)))](path, rng)
-        outcomes = [_outcome(action, path) for action in (_read, _read_unchecked, _verify, _index)]
+        outcomes = [_outcome(action, path) for action in (_read, _read_unchecked, _verify)]
         if "sound" in outcomes:
             assert _content(path) == _content(pristine), "verify calls it sound"
     return " ".join(outcomes)
@@ -48,16 +47,12 @@ def _outcome(action: Callable[[Path], str | None], path: Path) -> str:
 def _read(path: Path, check: bool = True) -> None:
     store = MapStore(path, check=check)
     rows = range(len(store))
-    store.read(rows), store.views(rows), store.read_row(0)
+    store.read(rows), store.views(rows)
     list(store.keys), store.labels, store.predictions, store.sizes, store.statuses, store.errors
 
 
 def _read_unchecked(path: Path) -> None:
     _read(path, check=False)
-
-
-def _index(path: Path) -> None:
-    write_index(path)
 
 
 def _verify(path: Path) -> str:

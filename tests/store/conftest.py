@@ -99,12 +99,13 @@ def write_store(path: Path, batch: RowBatch, shard_rows: int, **changes: Any) ->
     return header
 
 
-def write_extended(path: Path, batch: RowBatch, shard_rows: int, ends: Sequence[int]) -> Header:
+def write_extended(path: Path, batch: RowBatch, shard_rows: int, ends: Sequence[int], **changes: Any) -> Header:
     """A complete store of these rows, extended at each row of `ends`."""
-    header = write_store(path, part(batch, 0, ends[0]), shard_rows)
+    header = write_store(path, part(batch, 0, ends[0]), shard_rows, **changes)
     for end, rows in pairwise((*ends, len(batch.key))):
         earlier = (*header.earlier, (end, header.dataset["digest"]))
-        first, header = header.sharding.shards, make_header(part(batch, 0, rows), shard_rows, earlier=earlier)
+        first = header.sharding.shards
+        header = make_header(part(batch, 0, rows), shard_rows, earlier=earlier, **changes)
         create_store(path, header, batch.key[:end])
         for shard in range(first, header.sharding.shards):
             write_shard(path, header, shard, batch)

@@ -12,7 +12,6 @@ from extract.audit.unreadable import drop_repaired
 from extract.images.image_list import ImageList
 from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, unreadable_rows, verify
-from store.index import write_index
 from tests.extract.jobs import SPEC, run, shard_bytes
 
 EXTRACT = ["--teacher", SPEC.name, "--random-weights", "0", "--num-classes", "3", "--input-size", "64"]
@@ -39,13 +38,10 @@ def test_only_shards_of_repaired_images_go(torn: ImageList, teacher: TimmTeacher
     maps = tmp_path / "maps"
     run(torn, maps, teacher, max_errors=3)
     before = shard_bytes(maps)
-    write_index(maps)
     assert drop_repaired(torn, maps) == []
-    assert (maps / "index.h5").exists()
     mend(torn, 3)
     mend(torn, 16)
     assert drop_repaired(torn, maps) == [f"shard-0000{s}.h5: removed, images that can be read now: 1" for s in (0, 3)]
-    assert not (maps / "index.h5").exists()
     assert run(torn, maps, teacher, max_errors=1).shards_written == 2
     assert [key for key, _ in unreadable_rows(maps)] == [torn.keys[7]]
     mend(torn, 7)

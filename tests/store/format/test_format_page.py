@@ -52,7 +52,7 @@ def test_its_script_reads_every_kind(tmp_path: Path, kind: str) -> None:
 def test_its_script_reads_uint8(tmp_path: Path) -> None:
     batch = make_rows(6, dtype="float32")
     write_store(tmp_path, batch, 6, dtype="uint8")
-    assert run_script(tmp_path, batch.key[2]).endswith(f"\n{MapStore(tmp_path).read_row(2)}\n")
+    assert run_script(tmp_path, batch.key[2]).endswith(f"\n{MapStore(tmp_path).read([2])[0]}\n")
 
 
 def test_its_digests(maps: Path) -> None:

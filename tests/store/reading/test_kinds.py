@@ -75,7 +75,6 @@ def test_topk_read_is_the_labels_logit_where_it_is_among_the_k(tmp_path: Path) -
     assert np.count_nonzero(expected)
     assert np.count_nonzero(expected == 0)
     assert np.array_equal(store.read(np.arange(ROWS)), expected)
-    assert np.array_equal(store.read_row(5), expected[5])
 
 
 TEACHER_CLASS = (17, 3, 12, 0, 5, 19, 8, 1, 9, 6)  # of 20 outputs
@@ -197,7 +196,6 @@ def test_features_read_is_the_labels_logit_by_the_head(tmp_path: Path) -> None:
         expected = np.tensordot(weight, payload_of("features")["features"][row].astype(np.float32), 1) + bias
         expected = expected * (store.statuses[row] == 0)
         np.testing.assert_allclose(store.read([row])[0], expected, rtol=2**-10)
-        np.testing.assert_array_equal(store.read_row(row), store.read([row])[0])
 
 
 def test_a_head_of_another_store_is_found(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from store import MapStore, RowBatch, ShardError, StoreError, verify
 from store.format.sharding import Sharding
-from store.reading import mapped as mapping
-from store.reading.mapped import IndexedRows, MappedRows
+from store.reading import mapped
+from store.reading.mapped import MappedRows
+from store.reading.row_readers import IndexedRows
 from store.spec import STATUS_OK, Field
 from tests.store.conftest import make_rows, renew_checksum, write_store
 
@@ -77,18 +78,9 @@ def test_no_such_rows(maps: Path, chosen: Any, method: str) -> None:
         getattr(MapStore(maps), method)(chosen)
 
 
-def test_one_row(maps: Path, rows: RowBatch) -> None:
-    store = MapStore(maps)
-    found = np.stack([store.read_row(row) for row in range(17)])
-    np.testing.assert_array_equal(found, rows.payload["label_logit"], strict=True)
-    for row in (-1, 17):
-        with pytest.raises(IndexError, match=f"row {row}: expected 0 <= row < 17"):
-            store.read_row(row)
-
-
 def test_what_is_read_belongs_to_the_reader(maps: Path) -> None:
     store = MapStore(maps)
-    for found in (store.read([3]), store.views([3]), store.read_row(3)):
+    for found in (store.read([3]), store.views([3])):
         found[:] = 9
     assert verify(maps).ok
     assert not (store.read([3]) == 9).any()
@@ -145,9 +137,8 @@ def test_shards_of_other_writers(
     wanted = np.array([16, 0, 7, 7, 3, 12, 11])
     np.testing.assert_array_equal(store.read(wanted), rows.payload["label_logit"][wanted], strict=True)
     np.testing.assert_array_equal(store.views(wanted), rows.view[wanted], strict=True)
-    np.testing.assert_array_equal(store.read_row(8), rows.payload["label_logit"][8], strict=True)
     with pytest.raises(IndexError, match="expected 0 <= row < 17"):
-        store.read_row(-1)
+        store.read([-1])
     assert store.read([]).shape == (0, 3, 5)
     assert verify(maps).ok
 
@@ -176,7 +167,7 @@ def test_batches_are_announced_while_the_disk_is_waited_for(maps: Path, monkeypa
         return int(disk["faults"])
 
     monkeypatch.setattr(reader, "_announce", announce)
-    monkeypatch.setattr(mapping, "_major_faults", major_faults)
+    monkeypatch.setattr(mapped, "_major_faults", major_faults)
 
     def announced_of(batches: int) -> int:
         announced.clear()
@@ -221,9 +212,10 @@ def test_mapping_at_any_offset_with_any_page(
             offsets.append(int(step * data.draw(st.integers(0, 200_000 // step))))
             start, stop = sharding.bounds(shard)
             paths[-1].write_bytes(bytes(offsets[-1]) + wanted[start:stop].tobytes())
-        reader = MappedRows(paths, offsets, sharding, field, page=65536)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mapped, "_PAGE_NBYTES", 65536)
+            reader = MappedRows(paths, offsets, sharding, field)
         np.testing.assert_array_equal(reader.take(np.arange(sharding.rows)), wanted)
-        np.testing.assert_array_equal([reader.one(row) for row in range(sharding.rows)], wanted)
 
 
 def test_missing_shards(maps: Path) -> None:
