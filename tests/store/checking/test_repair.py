@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from store import Cause, MapStore, RowBatch, StoreError, read_header, repair, verify
+from store import Cause, MapStore, RowBatch, StoreError, VerifyReport, read_header, repair, verify
 from store.folder.head import Head, write_head
 from store.spec import header_name
 from tests.store.conftest import (
@@ -147,6 +147,21 @@ def test_a_shard_that_the_file_system_cannot_read_is_left(maps: Path, monkeypatc
         (Cause.UNREADABLE_SHARD, shard) for shard in range(3)
     ]
     assert done == []
+    assert contents(maps) == before
+
+
+def test_a_shard_replaced_while_the_store_was_checked_is_left(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(maps)
+    flip(maps / "shard-00001.h5")
+
+    def verify_slowly(path: Path) -> VerifyReport:
+        report = verify(path)
+        (maps / "shard-00001.h5").write_bytes(before["shard-00001.h5"])
+        return report
+
+    monkeypatch.setattr("store.checking.repair.verify", verify_slowly)
+    report, done = repair(maps)
+    assert (len(report.problems), done) == (1, [])
     assert contents(maps) == before
 
 

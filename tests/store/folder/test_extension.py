@@ -45,9 +45,10 @@ def test_the_last_header_counts_whatever_is_lost_before_it(maps: Path) -> None:
 def test_a_lost_header_in_the_middle_is_written_again(maps: Path) -> None:
     whole = contents(maps)
     (maps / "store-1.json").unlink()
-    assert [str(problem) for problem in verify(maps).problems] == [
-        "store-1.json: missing: expected the header from before an extension; `tokenmix verify --repair` writes it again"
-    ]
+    missing = (
+        "store-1.json: missing: expected the header from before an extension; `tokenmix verify --repair` writes it"
+    )
+    assert [str(problem) for problem in verify(maps).problems] == [f"{missing} again"]
     assert repair(maps)[1] == ["store-1.json: written again"]
     assert contents(maps) == whole
 
