@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import ConcatDataset, Subset
 from torchvision import transforms as tv
@@ -112,3 +113,18 @@ def test_an_unreadable_training_image_is_never_another_one(
             assert store.keys[int(target.row)] != "ant/img3.jpg"
     assert len(failures) == 1
     assert "ant/img3.jpg: expected an image, found" in failures[0]
+
+
+def test_a_reader_of_timm_s_that_lists_no_samples_is_refused(images: Path, make_store: StoreMaker) -> None:
+    """As its readers of streams are."""
+    dataset = ImageDataset(str(images), reader=[])
+    with pytest.raises(TypeError, match="expected a timm reader that lists its samples, found list; pass keys"):
+        MapDataset(dataset, make_store(keys_and_labels(images)))
+
+
+def test_timm_s_image_mode_is_kept(images: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(images)
+    dataset = MapDataset(ImageDataset(str(images), input_img_mode="L"), make_store(rows))
+    image, target = dataset[0]
+    with Image.open(images / [*rows][int(target.row)]) as encoded:
+        assert image == encoded.convert("L")

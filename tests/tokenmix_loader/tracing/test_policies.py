@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import auto_augment as timm_aa
 from timm.data import create_transform
+from timm.data.transforms import RandomCropOrPad
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
@@ -125,6 +126,8 @@ def test_padding_after_a_crop_shows_nothing_of_the_image() -> None:
     _, affine, bounds = transform.view(Image.new("L", (100, 80)))
     np.testing.assert_allclose(affine, [[0.8, 0.0, 0.1], [0.0, 1.0, 0.0]])
     np.testing.assert_allclose(bounds, [0.3, 0.25, 0.7, 0.75])
+    padding = trace(tv.Compose([tv.CenterCrop(40), RandomCropOrPad(80)]))
+    np.testing.assert_allclose(padding.view(Image.new("RGB", (100, 80))).bounds, bounds)
 
 
 def test_timm_s_crash_at_0_bits_is_1_bit() -> None:

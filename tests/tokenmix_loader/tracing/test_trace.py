@@ -181,6 +181,19 @@ def test_the_user_s_transform_is_not_touched() -> None:
     assert transform.transforms[0] is crop
 
 
+def test_a_method_of_the_object_s_own_is_refused() -> None:
+    """It would win over the recording method of the class, so nothing would be recorded."""
+    crop = tv.RandomResizedCrop(32)
+    crop.get_params = lambda *_: (0, 0, 8, 8)
+    with pytest.raises(TypeError, match="expected the class's own get_params, found another in RandomResizedCrop"):
+        trace(crop)
+
+
+def test_what_is_traced_already_stays_as_it_is() -> None:
+    traced = trace(tv.RandomHorizontalFlip())
+    assert trace(traced) is traced
+
+
 def test_it_pickles_for_spawned_workers() -> None:
     traced = trace(create_transform(32, is_training=True, auto_augment=None))
     again = pickle.loads(pickle.dumps(traced))
