@@ -151,6 +151,6 @@ def _refuse_while_at_work(folder: Path, header: Header) -> None:
     alive = [claim for claim in claims if not claim.dead and claim.age_s <= SILENT_S]
     if alive:
         raise StoreError(
-            f"{folder}: expected nobody at work, found {alive[0].host} pid {alive[0].pid} at shard {alive[0].shard}, "
+            f"{folder}: expected no job at work, found {alive[0].host} pid {alive[0].pid} at shard {alive[0].shard}, "
             f"last sign of life {alive[0].age_s:.0f} s ago; stop the job, or repair after its end"
         )

@@ -1,4 +1,4 @@
-"""What each row of a store must fulfil, whoever wrote it."""
+"""The rules that every row of a store must fulfil."""
 
 from __future__ import annotations
 

@@ -202,14 +202,13 @@ class MapStore:
 
     def _outputs_of(self, rows: Rows) -> npt.NDArray[np.int64]:
         """The teacher's output for the label of each of rows [B]."""
-        labels, classes = self.labels[rows], self.header.teacher_class
-        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
-            if not 0 <= label < len(classes):
-                raise StoreError(
-                    f"{self._folder}: row {row}: expected a label below {len(classes)}, found {label}; run "
-                    "`tokenmix verify`"
-                )
-        return classes[labels]
+        labels, outputs = self.labels[rows], self.header.teacher_class
+        if (wrong := (labels < 0) | (labels >= len(outputs))).any():
+            raise StoreError(
+                f"{self._folder}: row {rows[wrong][0]}: expected a label below {len(outputs)}, found "
+                f"{labels[wrong][0]}; run `tokenmix verify`"
+            )
+        return outputs[labels]
 
     def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
         """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""

@@ -29,7 +29,7 @@ def try_store(pristine: Path, seed: int) -> str:
         for _ in range(int(rng.integers(1, 3))):
             with suppress(*RESISTS):
                 CHANGES[int(rng.integers(len(CHANGES)))](path, rng)
-        if rng.random() < 0.15:  # last, for whatever is changed through a link is somebody else's
+        if rng.random() < 0.15:  # last, for whatever is changed through a link is not ours
             LAST[int(rng.integers(len(LAST)))](path, rng)
         outcomes = [_outcome(action, path) for action in (_read, _read_unchecked, _verify)]
         if "sound" in outcomes:

@@ -1,4 +1,4 @@
-"""verify --repair: what is bad goes, what is good or not ours stays, and nobody at work is disturbed."""
+"""verify --repair: what is bad goes, what is good or not ours stays, and no job at work is disturbed."""
 
 import errno
 import os
@@ -226,11 +226,13 @@ def test_a_damaged_head_goes(tmp_path: Path) -> None:
     assert repair(tmp_path)[1] == ["head.h5: damaged, removed"]
 
 
-def test_somebody_at_work_is_not_disturbed(maps: Path) -> None:
+def test_a_job_at_work_is_not_disturbed(maps: Path) -> None:
     claim = maps / "shard-00001.h5.zeus.7.tmp"
     claim.touch()
     flip(maps / "shard-00000.h5")
-    with pytest.raises(StoreError, match="found zeus pid 7 at shard 1, last sign of life 0 s ago"):
+    with pytest.raises(
+        StoreError, match="expected no job at work, found zeus pid 7 at shard 1, last sign of life 0 s ago"
+    ):
         repair(maps)
     assert (maps / "shard-00000.h5").exists()
 

@@ -174,7 +174,7 @@ def test_all_problems_are_listed(maps: Path) -> None:
     assert len(problems(maps)) == 3
 
 
-def test_hidden_files_are_nobodys_business(maps: Path) -> None:
+def test_hidden_files_are_ignored(maps: Path) -> None:
     (maps / ".nfs0001").touch()
     assert problems(maps) == []
 
