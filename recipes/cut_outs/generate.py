@@ -74,7 +74,7 @@ def _write(root: Path, look: Look, folders: tuple[str, ...], seed: int, split: s
 @click.option("--stamps", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stamps.")
 @click.option("--naming", type=click.Choice(NAMINGS), default="wordnet", show_default=True, help="Of class folders.")
 @click.option(
-    "--object-share", type=(float, float), default=(0.3, 0.75), show_default=True, help="Of the shorter side."
+    "--object-share", type=(float, float), default=(0.3, 0.75), show_default=True, help="Of the image's side."
 )
 @click.option("--short-side", type=(int, int), default=(160, 320), show_default=True, help="Of the image, pixels.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)

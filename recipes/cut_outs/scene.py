@@ -13,8 +13,7 @@ from PIL import Image
 from recipes.context_digits.scene import PHOTOGRAPHS, SPLITS, random_crop, random_size, read_photographs
 from recipes.cut_outs.stamps import OBJECTS, Stamp, listed_stamps, read_cut_out
 
-# Behind the objects of the test split only; the others only behind those of the train split.
-HELD_OUT_PHOTOGRAPHS: Final = ("camera.png", "chelsea.png", "coffee.png", "gravel.png", "rocket.jpg")
+HELD_OUT_PHOTOGRAPHS: Final = PHOTOGRAPHS[1::2]  # of the test split; the train split has the others
 ROTATION_DEG: Final = 10.0
 GAIN: Final = (0.75, 1.25)  # brightness of the object
 
@@ -23,7 +22,7 @@ GAIN: Final = (0.75, 1.25)  # brightness of the object
 class Look:
     """What is drawn: where the stamps are, size of the images and of the objects in them.
 
-    `object_share`: longer side of the object's box over the shorter side of the image.
+    `object_share`: width of the object's box over that of the image, or height over height, whichever is more.
     """
 
     stamps: Path
@@ -69,7 +68,8 @@ def render(look: Look, seed: int, split: str, index: int) -> Scene:
     size = random_size(rng, look.short_side_px)
     background = random_crop(rng, backgrounds[rng.integers(len(backgrounds))], size)
     cut_out = _cut_out(look.stamps, stamps[index % len(stamps)].name)
-    drawn = _vary(rng, cut_out, round(min(size) * rng.uniform(*look.object_share)))
+    share = rng.uniform(*look.object_share)
+    drawn = _vary(rng, cut_out, (share * size[0], share * size[1]))
     left, top = rng.integers(np.subtract(size, drawn.size) + 1).tolist()
     mask, image = Image.new("L", size), background.copy()
     mask.paste(drawn.getchannel("A"), (left, top))
@@ -82,14 +82,15 @@ def _cut_out(folder: Path, name: str) -> Image.Image:
     return read_cut_out(folder, name)
 
 
-def _vary(rng: np.random.Generator, cut_out: Image.Image, side_px: int) -> Image.Image:
-    """Flipped by chance, turned a little, brighter or darker; the longer side of its box is `side_px`."""
+def _vary(rng: np.random.Generator, cut_out: Image.Image, most_px: tuple[float, float]) -> Image.Image:
+    """Flipped by chance, turned a little, brighter or darker; its box is as large as `most_px` has room for."""
     if rng.random() < 0.5:
         cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     turned = cut_out.rotate(rng.uniform(-ROTATION_DEG, ROTATION_DEG), Image.Resampling.BICUBIC, expand=True)
     turned = turned.crop(turned.getchannel("A").getbbox())
-    size = [max(1, round(side * side_px / max(turned.size))) for side in turned.size]
-    scaled = turned.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    zoom = min(most / side for most, side in zip(most_px, turned.size, strict=True))
+    width, height = (max(1, round(side * zoom)) for side in turned.size)
+    scaled = turned.resize((width, height), Image.Resampling.LANCZOS)
     gain = rng.uniform(*GAIN)
     brighter = [min(round(level * gain), 255) for level in range(256)]
     return scaled.point([*brighter * 3, *range(256)])

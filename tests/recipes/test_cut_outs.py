@@ -121,7 +121,7 @@ def test_mask_is_exactly_where_the_object_is(look: Look, index: int) -> None:
     assert look.short_side_px[0] <= min(drawn.image.size) <= look.short_side_px[1]
     box = drawn.mask.getbbox()
     assert box is not None
-    share = max(box[2] - box[0], box[3] - box[1]) / min(drawn.image.size)
+    share = max((box[2] - box[0]) / drawn.image.width, (box[3] - box[1]) / drawn.image.height)
     assert look.object_share[0] - 0.03 <= share <= look.object_share[1] + 0.01
 
 
