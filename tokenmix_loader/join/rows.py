@@ -15,8 +15,9 @@ from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, lis
 Rows = npt.NDArray[np.int64]
 MISSING = ("error", "area")  # what an image without a map is
 OTHER_LABELS = (
-    "the dataset was made with a class map or other class indices than the maps: leave its class map out, or use the "
-    "class indices that the maps were extracted with"
+    "the dataset was made with a class map or other class indices than the maps: leave its class map out; torchvision's "
+    "ImageFolder counts folder 10 before folder 2 and Z before a, where the maps have timm's order, so make such a "
+    "dataset by timm.data.create_dataset"
 )
 
 
