@@ -25,14 +25,14 @@ INPUT_PX, GRID = 224, (14, 14)
 
 
 class Cost(NamedTuple):
-    """Of one image: wall-clock time and CPU time of all processes, in ms."""
+    """Wall-clock time and CPU time of all processes for one image, in ms."""
 
     wall_ms: float
     cpu_ms: float
 
 
 class BenchReport(NamedTuple):
-    """Medians over the rounds; `images` is the number of an epoch's images.
+    """Medians over the rounds; `images` is the number of images in an epoch.
 
     `with_cold_maps`: no page of the store is in memory when a pass begins.
     """
@@ -58,10 +58,10 @@ def bench(
     rounds: int = 5,
     auto_augment: str = "rand-m9-mstd0.5",
 ) -> BenchReport:
-    """Load `samples` of the images `rounds` times after a warm-up: without, with and with cold maps.
+    """Load `samples` of the images `rounds` times after a warm-up: without maps, with maps, and with cold maps.
 
-    Decoding, DeiT's augmentation at 224 px, and batches mixed as timm and TokenMix mix them by default; without
-    images that were unreadable at extraction. Where the system cannot forget a file's pages, as macOS, cold maps are
+    Includes decoding, DeiT's augmentation at 224 px, and mixing as timm and TokenMix mix by default; leaves out images
+    that were unreadable at extraction. Where the system cannot drop a file's pages from memory (macOS), cold maps are
     warm. Raises what `MapDataset` raises.
     """
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
@@ -116,9 +116,9 @@ class _Photographs(Dataset[tuple[Any, int]]):
 
 
 def _readable_and_classes(images: Images, store: Path) -> tuple[Ints, int]:
-    """Of the images those that were readable at extraction, and the number of classes.
+    """The images that were readable at extraction, and the number of classes.
 
-    The store is closed again: pages that this process has mapped could not be forgotten.
+    The store is closed on return: pages that this process has mapped could not be dropped from memory.
     """
     maps = MapStore(store)
     unreadable = {maps.keys[int(row)] for row in np.flatnonzero(maps.statuses != STATUS_OK)}
@@ -145,6 +145,6 @@ def _pass(loader: DataLoader[Any]) -> Cost:
 
 
 def _cpu_s() -> float:
-    """Of this process and of the workers that have ended, which a pass's have."""
+    """CPU time of this process and of workers that have ended; after a pass, all have."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

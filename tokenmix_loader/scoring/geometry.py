@@ -36,8 +36,8 @@ def align(
     `evidence` [B, h, w] >= 0 is mass per cell; `views` [B, 4] holds (x0, y0, x1, y1), the rectangle that the
     map covers in image space; `affines` [B, 2, 3] maps the input's unit square to image space, `(x, y) =
     affine @ (u, v, 1)`; `grid` is (gh, gw); `bounds` [B, 4], the part of the image that the input may show, default:
-    all of it, (0, 0, 1, 1). All tensors on one device. Returns float32 [B, gh, gw]. `refined`: of `refine(evidence)`,
-    without putting its cells in order.
+    all of it, (0, 0, 1, 1). All tensors on one device. Returns float32 [B, gh, gw]. `refined` aligns
+    `refine(evidence)` at less cost.
 
     Exact for affines that scale, flip, move or turn by 90 degrees; otherwise each token is sampled at
     `samples` x `samples` points. Straight and oblique affines may share a batch. What a token shows from
@@ -77,7 +77,7 @@ def refine(evidence: torch.Tensor) -> torch.Tensor:
 
 
 def _cut(maps: torch.Tensor) -> torch.Tensor:
-    """`refine`, but along each axis first the near halves of all cells and then the far ones, which copies less."""
+    """`refine`, but in another order, which copies less: along each axis all near halves, then all far halves."""
     return _halve(_halve(maps, 2), 1)
 
 
@@ -115,7 +115,7 @@ def _align(batch: _Batch, grid: Grid, samples: int, refined: bool) -> torch.Tens
     zero = batch.affines == 0
     upright = zero[:, 0, 1] & zero[:, 1, 0]
     turned = zero[:, 0, 0] & zero[:, 1, 1] & ~upright
-    # Most crops are upright: it is cheaper to do the others twice than to gather the maps of these.
+    # Most crops are upright: it is cheaper to compute the others twice than to copy the maps of these.
     tokens = _upright(batch, grid, refined)
     if not upright.all():
         oblique = ~(upright | turned)
