@@ -35,8 +35,8 @@ from benchmarks.photographs import SIZE, write_photographs
 from extract.command_line.terminal import share_cores
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
-from extract.job.decoding import Decoder
-from extract.job.run import START_METHOD, run_job
+from extract.job.decoding import START_METHOD, Decoder
+from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.model import AMP_DTYPES
 from extract.teacher.presets import apply_preset

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
+from torch.utils.data import DataLoader
 
+from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.job.signals import follow_parent
 from extract.teacher.preprocess import Preprocessing
 
 # Pillow's own limit against decompression bombs (89.5 Mpixel), applied to what a resize would allocate:
 # a 20,000 x 1 image scaled to a short side of 448 would need 12 GB.
 MAX_RESIZED_PIXELS = 89_478_485
+# Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
+START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def reason_of(error: Exception) -> str:
@@ -104,3 +113,41 @@ class Decoder(torch.utils.data.Dataset[Sample]):
             error=[s.error for s in samples],
             fault=next((s.fault for s in samples if s.fault), ""),
         )
+
+
+class DecodingProcesses:
+    """Decodes batches ahead in worker processes, or in this one where `count` is 0."""
+
+    def __init__(self, decoder: Decoder, count: int, *, pin_memory: bool):
+        """`pin_memory`: for a GPU."""
+        self._decoder, self._count, self._pin_memory = decoder, count, pin_memory
+        self._processes: Sequence[BaseProcess] = ()
+
+    def batches(self, row_numbers: Iterator[range]) -> Iterator[Batch]:
+        """The batches of these rows, in order. Raises ImagesError where the file system fails."""
+        loader: DataLoader[Any] = DataLoader(
+            self._decoder,
+            batch_sampler=row_numbers,  # type: ignore[arg-type]  # ranges are lists enough
+            num_workers=self._count,
+            collate_fn=self._decoder.collate,
+            pin_memory=self._pin_memory,
+            worker_init_fn=partial(follow_parent, os.getpid()),
+            multiprocessing_context=START_METHOD if self._count else None,
+        )
+        batches = iter(loader)
+        self._processes = getattr(batches, "_workers", ())
+        for batch in batches:
+            if batch.fault:
+                raise ImagesError(
+                    f"{batch.fault}; the file system failed, not the image: check the mount and run again"
+                )
+            yield batch
+
+    def refuse_dead(self, error: RuntimeError) -> None:
+        """Raise ExtractError if a process has ended otherwise than when told to; torch's own error says little."""
+        dead = [process for process in self._processes if process.exitcode not in (None, 0)]
+        if dead:
+            raise ExtractError(
+                f"{self._decoder.images.root}: expected decoding processes that live as long as the job, found one "
+                f"that ended with {dead[0].exitcode}: {error}; memory may be short: use fewer --workers"
+            ) from error

@@ -6,35 +6,25 @@ Images are decoded in worker processes, the teacher runs here, and shards are wr
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.metadata import version
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from extract.errors import ExtractError, ImagesError
+from extract.errors import ImagesError
 from extract.images.image_list import ImageList
 from extract.images.stored_order import Earlier, in_stored_order
-from extract.job.decoding import Batch, Decoder
+from extract.job.decoding import Batch, Decoder, DecodingProcesses
 from extract.job.fill import Rows, fill_store
 from extract.job.progress import Progress, Report
 from extract.job.row_batch import outputs_of, row_batch
-from extract.job.signals import follow_parent
 from extract.settings import JobOptions
 from extract.teacher.protocol import Maps, Pending, Teacher
 from store import Header
 from store.folder.head import Head
-
-# Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
-START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def run_job(
@@ -124,7 +114,7 @@ class _TeacherRows:
 
     def __init__(self, images: ImageList, teacher: Teacher, header: Header, options: JobOptions):
         self._images, self._teacher, self._header, self._options = images, teacher, header, options
-        self._processes: Sequence[BaseProcess] = ()
+        self._decoding: DecodingProcesses | None = None
 
     def __call__(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Rows]:
         decoded = self._decode(row_numbers, progress)
@@ -134,25 +124,11 @@ class _TeacherRows:
 
     def _decode(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Batch]:
         decoder = Decoder(self._images, self._teacher.preprocessing)
-        processes = min(self._options.decoding_processes, math.ceil(progress.total / self._options.batch_size))
-        loader: DataLoader[Any] = DataLoader(
-            decoder,
-            batch_sampler=row_numbers,  # type: ignore[arg-type]  # ranges are lists enough
-            num_workers=processes,
-            collate_fn=decoder.collate,
-            pin_memory=self._teacher.device.type == "cuda",
-            worker_init_fn=partial(follow_parent, os.getpid()),
-            multiprocessing_context=START_METHOD if processes else None,
-        )
+        count = min(self._options.decoding_processes, math.ceil(progress.total / self._options.batch_size))
+        self._decoding = DecodingProcesses(decoder, count, pin_memory=self._teacher.device.type == "cuda")
         asked = time.monotonic()
-        batches = iter(loader)
-        self._processes = getattr(batches, "_workers", ())
-        for batch in batches:
+        for batch in self._decoding.batches(row_numbers):
             progress.read_s += time.monotonic() - asked
-            if batch.fault:
-                raise ImagesError(
-                    f"{batch.fault}; the file system failed, not the image: check the mount and run again"
-                )
             yield batch
             asked = time.monotonic()
 
@@ -175,12 +151,8 @@ class _TeacherRows:
 
     def refuse_dead_processes(self, error: RuntimeError) -> None:
         """Raise ExtractError if a decoding process has ended otherwise than when told to."""
-        dead = [process for process in self._processes if process.exitcode not in (None, 0)]
-        if dead:
-            raise ExtractError(
-                f"{self._images.root}: expected decoding processes that live as long as the job, found one that ended "
-                f"with {dead[0].exitcode}: {error}; memory may be short: use fewer --workers"
-            ) from error
+        if self._decoding is not None:
+            self._decoding.refuse_dead(error)
 
 
 def _arrived(batch: Batch, pending: Pending, progress: Progress) -> tuple[Batch, Maps]:
