@@ -76,10 +76,11 @@ def bench(
     }
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
+        carried = _FaultsCarried(Subset(dataset, chosen), make_collate())
         loader = DataLoader(
-            Subset(dataset, chosen),
+            carried,
             min(batch, len(chosen)),
-            collate_fn=make_collate(),
+            collate_fn=carried.collate_or_fault,
             num_workers=workers,
             drop_last=True,
         )
@@ -97,6 +98,26 @@ def bench(
     found = [[run() for run in kinds] for _ in range(rounds + 1)][1:]
     costs = (Cost(*map(statistics.median, zip(*turns, strict=True))) for turns in zip(*found, strict=True))
     return BenchReport(len(mapped), *costs)
+
+
+@dataclass(frozen=True)
+class _FaultsCarried(Dataset[Any]):
+    """What a loading process raises comes back as a value: torch would raise a traceback in place of the message."""
+
+    dataset: Subset[Any]
+    collate: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        try:
+            return [self.dataset[index] for index in indices]
+        except Exception as fault:
+            return fault
+
+    def collate_or_fault(self, samples: Any) -> Any:
+        return samples if isinstance(samples, Exception) else self.collate(samples)
 
 
 @dataclass(frozen=True)
@@ -139,8 +160,11 @@ def forget(store: Path) -> None:
 
 
 def _pass(loader: DataLoader[Any]) -> Cost:
-    started, busy = time.perf_counter(), _cpu_s()
-    count = sum(len(images) for images, _ in loader)
+    started, busy, count = time.perf_counter(), _cpu_s(), 0
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        count += len(batch[0])
     return Cost(1e3 * (time.perf_counter() - started) / count, 1e3 * (_cpu_s() - busy) / count)
 
 

@@ -38,6 +38,7 @@ def verify_all(
     deep: int | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
+    head: Path | None = None,
     device: str | None = None,
 ) -> Verdict:
     """As `extract.verify`; the teacher is run only where nothing else is wrong, for it could say nothing new."""
@@ -48,13 +49,13 @@ def verify_all(
     listed = list_images(images)
     problems = compare_images(store, listed)
     if retry_unreadable and not problems:
-        verdict = replace(verdict, done=(*verdict.done, *drop_repaired(listed, store)))
+        problems = tuple(drop_repaired(listed, store))
     verdict = replace(verdict, problems=verdict.problems + problems)
     if deep and not verdict.ok:
         left_out = "--deep was left out: it needs a sound store and the images that it was made of"
         return replace(verdict, done=(*verdict.done, left_out))
     if deep:
-        rerun = rerun_teacher(store, listed, deep, seed=seed, checkpoint=checkpoint, device=device)
+        rerun = rerun_teacher(store, listed, deep, seed=seed, checkpoint=checkpoint, head=head, device=device)
         return replace(verdict, problems=verdict.problems + rerun.problems, deep=rerun)
     return verdict
 

@@ -27,24 +27,18 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ExtractError, StoreError) as error:
-        fail(_reason(error))
+        fail(str(error))
     except BrokenPipeError:  # `| head` has read enough: click ends quietly
         raise
     except OSError as error:
         if error.errno is None:  # of an image library, or of our own
-            fail(_reason(error))
+            fail(str(error))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "free some and run again: what is finished is kept" if full else "check the path"
         fail(f"{error.filename or 'file system'}: {error.strerror}; {mend}")
     except KeyboardInterrupt:  # click would end with 1, as if something had failed
         say("interrupted; run again to go on")
         sys.exit(130)
-
-
-def _reason(error: Exception) -> str:
-    """What an error says; where a decoding process raised it, without the traceback that torch puts in front."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "Original Traceback" in text else text
 
 
 def fail(message: str) -> NoReturn:
