@@ -22,7 +22,10 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from benchmarks.read import machine
-from tokenmix_loader import MapStore, align, evidence, mix_scores, normalise, refine, sample_masks, trace
+from tokenmix_loader import MapStore, align, evidence, sample_masks, trace
+from tokenmix_loader.scoring.evidence import normalise
+from tokenmix_loader.scoring.geometry import refine
+from tokenmix_loader.scoring.targets import mix_scores
 
 INPUT_PX = 224
 GRID = (14, 14)

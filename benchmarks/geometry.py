@@ -28,7 +28,10 @@ from torchvision.ops import roi_align
 
 from benchmarks.read import machine
 from recipes.context_digits.scene import render
-from tokenmix_loader import align, mix_scores, normalise, refine, sample_masks, trace
+from tokenmix_loader import align, sample_masks, trace
+from tokenmix_loader.scoring.evidence import normalise
+from tokenmix_loader.scoring.geometry import refine
+from tokenmix_loader.scoring.targets import mix_scores
 
 INPUT_PX, TOKEN_PX, SIDE = 224, 16, 18
 GRID = (14, 14)

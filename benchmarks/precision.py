@@ -23,12 +23,14 @@ import torch
 
 from benchmarks import fidelity, quantise
 from benchmarks.read import machine
-from extract.images.listing import ImageList, list_images
+from extract.images.image_list import ImageList
+from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.timm_teacher import Teacher
+from extract.teacher.timm_teacher import TimmTeacher
 from recipes.context_digits.generate import generate
-from tokenmix_loader import MapStore, evidence, normalise
+from tokenmix_loader import MapStore, evidence
+from tokenmix_loader.scoring.evidence import normalise
 
 TRAINED: dict[str, Any] = {"name": "test_resnet", "crop_mode": "squash", **quantise.SPEC}
 RANDOM: dict[str, Any] = {"num_classes": 10, "random_weights": 0, "crop_mode": "squash"}
@@ -73,7 +75,9 @@ def first(images: ImageList, count: int) -> ImageList:
 
 def extract(images: ImageList, spec: dict[str, Any], store: Path, dtype: str = "float32") -> MapStore:
     """The store of these maps."""
-    run_job(images, store, Teacher(TeacherSpec(**spec)), JobOptions(dtype=dtype, shard_rows=200, decoding_processes=1))
+    run_job(
+        images, store, TimmTeacher(TeacherSpec(**spec)), JobOptions(dtype=dtype, shard_rows=200, decoding_processes=1)
+    )
     return MapStore(store)
 
 

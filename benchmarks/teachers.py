@@ -22,7 +22,7 @@ import timm
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from extract.teacher.routes import Refusal, Route, choose_route
+from extract.teacher.tokens.routes import Refusal, Route, choose_route
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "teachers.json"
