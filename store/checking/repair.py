@@ -125,12 +125,10 @@ def _restore_keys(folder: Path, header: Header, report: VerifyReport) -> list[st
 
 
 def _take_away_shards(folder: Path, header: Header, report: VerifyReport) -> list[str]:
-    done = []
+    done, bad = [], set(_files(report, *_BAD_SHARD))
     for shard in range(header.sharding.shards):
         file = folder / shard_name(shard)
-        if file.name not in _files(report, *_BAD_SHARD) or not file.is_file():
-            continue
-        if check_shard(file, header, shard).problems:  # it may have been replaced since
+        if file.name in bad and file.is_file() and check_shard(file, header, shard).problems:  # may be replaced since
             done.append(_take_away(file))
     return done
 
