@@ -10,4 +10,4 @@ class StoreMismatch(StoreError):  # noqa: N818 - the name is public
 
 
 class ShardError(StoreError):
-    """A shard is missing, torn, corrupt or belongs to another store."""
+    """A shard or `head.h5` is missing, torn, corrupt or belongs to another store."""

@@ -1,4 +1,8 @@
-"""What can be wrong with a store: `verify` finds it, and `repair` decides by its cause and its file alone."""
+"""What can be wrong with a store.
+
+`verify` names the cause. `repair` starts from it and then looks at the file: whole ones are set aside, damaged ones
+removed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class Cause(Enum):
     MISSING_EARLIER_HEADER = "missing header from before an extension"
     DAMAGED_EARLIER_HEADER = "damaged header from before an extension"
     FOREIGN_EARLIER_HEADER = "header of another store in the place of one from before an extension"
-    WRONG_KEYS = "keys from before an extension that are missing, damaged or others"
+    WRONG_KEYS = "list of keys from before an extension that is missing, damaged or another store's"
     LEFTOVER = "temporary file"
     UNPLANNED_SHARD = "shard with a number that the header does not plan"
     FOREIGN_FILE = "file that is no part of a store"

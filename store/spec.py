@@ -65,8 +65,8 @@ KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "topk": (("topk_logit", "dhw"), ("topk_class", "dhw"), ("logsumexp", "hw")),
     "features": (("features", "dhw"),),
 }
-# Its maps say nothing of classes, so the teacher need not know those of the dataset.
-CLASS_AGNOSTIC_KIND = "activation"
+# Their maps say nothing of classes, so the teacher need not know those of the dataset.
+CLASS_AGNOSTIC_KINDS = ("activation",)
 NEVER_NEGATIVE = ("label_cam", "activation")
 MAY_BE_UNKNOWN = "logsumexp"  # all NaN in a row: imported maps lack the logits of the other classes
 # Of dtype uint8, behind the one plane of the payload: value = scale * steps + offset.
@@ -100,6 +100,12 @@ def payload_fields(kind: str, dtype: str, extents: Mapping[str, int], outputs: i
         for name, letters in KINDS[kind]
     )
     return (*planes, SCALE_OFFSET) if dtype == "uint8" else planes
+
+
+def plane_of(kind: str) -> str | None:
+    """The dataset of a kind whose payload is one plane [h, w] per row; None for the others."""
+    name, letters = KINDS[kind][0]
+    return name if len(KINDS[kind]) == 1 and letters == "hw" else None
 
 
 def has_depth(kind: str) -> bool:

@@ -115,7 +115,7 @@ def _head_problems(folder: Path, header: Header) -> list[Problem]:
 
 
 def _earlier_header_problems(folder: Path, header: Header, number: int) -> list[Problem]:
-    """A header from before an extension is read when the job resumes, or never: it is checked all the same."""
+    """Of the header from before an extension: reading maps does not need it, taking the extension back does."""
     name = header_name(number)
     if not os.path.lexists(folder / name):
         message = "missing: expected the header from before an extension; `tokenmix verify --repair` writes it again"

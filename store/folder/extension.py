@@ -41,9 +41,8 @@ def write_keys(path: StrPath, header: Header, keys: Sequence[str]) -> None:
     rows = header.earlier[-1][0]
     if len(keys) != rows:
         raise StoreError(f"{path}: expected the keys of {rows} rows to extend it, found {len(keys)}")
-    buffer = io.BytesIO()
-    buffer.write(b"".join(key.encode("utf-8") + b"\0" for key in keys))
-    write_with_checksum(Path(path) / keys_name(len(header.earlier)), buffer)
+    text = "".join(f"{key}\0" for key in keys)
+    write_with_checksum(Path(path) / keys_name(len(header.earlier)), io.BytesIO(text.encode("utf-8")))
 
 
 def read_keys(path: StrPath, header: Header) -> list[str]:

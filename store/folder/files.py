@@ -40,8 +40,8 @@ def present_shards(path: StrPath, header: Header) -> list[int]:
     return [shard for shard in range(header.sharding.shards) if shard_name(shard) in names]
 
 
-def complete_files(path: StrPath, header: Header) -> list[Path]:
-    """All shards, in order; ShardError where one is missing."""
+def require_all_shards(path: StrPath, header: Header) -> list[Path]:
+    """The files of all shards, in order; ShardError where one is missing."""
     shards = header.sharding.shards
     missing = sorted(set(range(shards)) - set(present_shards(path, header)))
     if missing:
@@ -53,14 +53,11 @@ def complete_files(path: StrPath, header: Header) -> list[Path]:
     return [Path(path) / shard_name(shard) for shard in range(shards)]
 
 
-def discard_leftovers(path: StrPath) -> list[Path]:
-    """Remove and return temporary files whose process on this host is dead; others are left alone."""
-    removed = []
-    for file in sorted(Path(path).iterdir()):
+def discard_leftovers(path: StrPath) -> None:
+    """Remove temporary files whose process on this host is dead; others are left alone."""
+    for file in Path(path).iterdir():
         if is_dead(file):
             file.unlink(missing_ok=True)
-            removed.append(file)
-    return removed
 
 
 def is_temporary(file: Path) -> bool:
@@ -113,7 +110,7 @@ def end_temporary(temporary: Path) -> None:
 
 
 def write_synced(file: Path, data: bytes | memoryview) -> None:
-    """Write a file from its start, never absent meanwhile, and wait until its content is on the disk."""
+    """Write a file and wait until it is on the disk; overwrites in place, without removing it first."""
     with open(file, "wb") as stream:
         stream.write(data)
         stream.flush()

@@ -1,6 +1,7 @@
-"""The last bytes of a store's HDF5 files: a checksum of all before them, which HDF5 itself does not look at.
+"""The last bytes of shards, of `head.h5` and of files of keys: a checksum of all bytes before them.
 
-Digests of rows say which row was changed; the checksum covers every byte, also those that mean nothing.
+Digests of rows say which row was changed; the checksum covers every byte, also those that mean nothing. HDF5 itself
+ignores it.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ _NO_DIGEST = "0" * 64
 class Header:
     """The plan and the origin of a store; h, w is the teacher's grid, `depth` is k of kind topk, C of features, else 1.
 
-    `teacher` and `preprocessing` are compared field by field and, but for `teacher["classes"]`, the number of the
-    teacher's outputs, not looked at. `versions` and the name of the image folder inform and are never compared:
-    another machine may resume. Raises StoreError for a field that cannot be.
+    Of `teacher` and `preprocessing` only `teacher["classes"]`, the number of the teacher's outputs, is interpreted; the
+    rest is compared, field by field. `versions` and the name of the image folder inform and are never compared:
+    another machine may resume. Raises StoreError for a field with an impossible value.
     """
 
     kind: str
@@ -157,7 +157,7 @@ class Header:
         """Raise StoreMismatch where `given`, a new configuration, differs from this stored one."""
         if self.content_digest == given.content_digest:
             return
-        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in _differences(self, given)]
+        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in _walk("", _content(self), _content(given))]
         raise StoreMismatch(
             f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
             "Give the stored values to resume, or another path to start a new store."
@@ -199,10 +199,6 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
-
-
-def _differences(stored: Header, given: Header) -> Iterator[tuple[str, object, object]]:
-    return _walk("", _content(stored), _content(given))
 
 
 def _walk(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:

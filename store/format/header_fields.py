@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from store.errors import StoreError
-from store.spec import CLASS_AGNOSTIC_KIND, DTYPES, KINDS, MAX_OUTPUTS, Json, has_depth
+from store.spec import CLASS_AGNOSTIC_KINDS, DTYPES, KINDS, MAX_OUTPUTS, Json, has_depth, plane_of
 
 ABSENT = "(absent)"
 
@@ -19,7 +19,7 @@ def expect_kind(kind: object, dtype: object) -> None:
     for name, value, known in (("kind", kind, KINDS), ("dtype", dtype, DTYPES)):
         if not isinstance(value, str) or value not in known:
             raise fault(name, f"one of {', '.join(known)}", value)
-    if dtype == "uint8" and has_depth(str(kind)):
+    if dtype == "uint8" and plane_of(str(kind)) is None:
         raise fault("dtype", f"float16 or float32 for kind {kind}", dtype)
 
 
@@ -63,7 +63,7 @@ def expect_dataset(kind: str, dataset: Mapping[str, Any], outputs: int) -> None:
         if not isinstance(dataset.get(name), type_):
             raise fault(f"dataset.{name}", f"a {type_.__name__}", dataset.get(name, ABSENT))
     entries, k = dataset["teacher_class"], len(dataset["class_names"])
-    if len(entries) != k and (entries or kind != CLASS_AGNOSTIC_KIND):
+    if len(entries) != k and (entries or kind not in CLASS_AGNOSTIC_KINDS):
         raise fault("dataset.teacher_class", f"one output of the teacher for each of {k} classes", entries)
     end = outputs or MAX_OUTPUTS
     if not all(type(entry) is int and 0 <= entry < end for entry in entries):

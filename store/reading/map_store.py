@@ -13,18 +13,17 @@ import numpy.typing as npt
 
 from store.errors import StoreError
 from store.folder.create import read_header
-from store.folder.files import StrPath, complete_files
+from store.folder.files import StrPath, require_all_shards
 from store.folder.head import Head, read_head
 from store.format.header import Header
 from store.format.shard import open_shard
 from store.format.sharding import Rows
-from store.reading.row_readers import DequantisedRows, Place, RowReader, open_rows, place_of
+from store.reading.row_readers import DequantisedRows, DatasetOffset, RowReader, open_rows, offset_of
 from store.reading.sample_check import SampleCheck
-from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field
+from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, plane_of
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
-_PLANES = ("label_logit", "label_cam", "activation")
 _VIEW = next(field for field in COLUMNS if field.name == MAPPED_COLUMN)
 
 
@@ -72,7 +71,7 @@ class MapStore:
         self._folder = Path(path).absolute()
         self._preload = preload
         self.header: Header = read_header(self._folder, extensions)
-        self._files = complete_files(self._folder, self.header)
+        self._files = require_all_shards(self._folder, self.header)
         if preload:
             _read_through(self._files)
         sample = SampleCheck(self.header) if check else None
@@ -113,7 +112,7 @@ class MapStore:
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
 
-        Of kinds label, cam and activation it is what is stored; of kind topk the logit of the teacher's output for
+        Of a kind with one plane per row (label, cam, activation) it is what is stored; of kind topk the logit of the teacher's output for
         the row's label where that is among the token's top k, else 0; of kind features that output's logit by the
         head's weights, at the price of reading all features. IndexError for a row outside [0, N), StoreError for
         a label that is no class of the dataset.
@@ -125,7 +124,7 @@ class MapStore:
             output = self._outputs_of(_as_rows(rows))
             found: Array = np.where(classes == output[:, None, None, None], logits, 0).sum(axis=1, dtype=logits.dtype)
             return found
-        return self._reader(_PLANES, "read").take(_as_rows(rows))
+        return self._reader(tuple(filter(None, map(plane_of, KINDS))), "read").take(_as_rows(rows))
 
     def read_topk(self, rows: IndexLike) -> tuple[Array, Array]:
         """Kind topk: of rows [B] the k largest logits per token, the largest first, and their classes, [B, k, h, w]."""
@@ -211,12 +210,12 @@ class MapStore:
         return outputs[labels]
 
     def _reader(self, names: str | Sequence[str], method: str) -> RowReader:
-        """The reader of the dataset, or of the first that this kind has; StoreError where it has none."""
+        """The reader of the dataset, or of the one of several that this kind has; StoreError where it has none."""
         wanted = (names,) if isinstance(names, str) else names
         for name in wanted:
             if name in self._rows:
                 return self._rows[name]
-        kinds = [kind for kind, payload in KINDS.items() if payload[0][0] in wanted or payload[-1][0] in wanted]
+        kinds = [kind for kind, payload in KINDS.items() if any(name in wanted for name, _ in payload)]
         raise StoreError(
             f"{self._folder}: {method}: expected kind {' or '.join(kinds)}, found {self.kind}; "
             "extract with another --kind"
@@ -247,14 +246,14 @@ def _exceeds_memory(files: Sequence[Path]) -> bool:
 
 def _places(
     files: Sequence[Path], header: Header, fields: Sequence[Field], sample: SampleCheck | None
-) -> list[list[Place]]:
-    """For each field its place in every file."""
-    places: list[list[Place]] = [[] for _ in fields]
+) -> list[list[DatasetOffset]]:
+    """For each field where it lies in every file."""
+    places: list[list[DatasetOffset]] = [[] for _ in fields]
     for shard, path in enumerate(files):
         sampled = sample is not None and shard in sample.shards
         with open_shard(path, header, shard, () if sampled else [field.name for field in fields]) as file:
             for found, field in zip(places, fields, strict=True):
-                found.append(place_of(path, file, field))
+                found.append(offset_of(path, file, field))
             if sample is not None and sampled:
                 sample.check(file, path, shard)
     return places

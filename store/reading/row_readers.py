@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Place:
+class DatasetOffset:
     """Where a dataset lies in a shard file: its offset in bytes, or None when it is not contiguous."""
 
     path: Path
@@ -38,19 +38,19 @@ class RowReader(Protocol):
         """Rows [B] -> [B, ...], a copy; IndexError outside the store."""
 
 
-def place_of(path: Path, file: h5py.File, field: Field) -> Place:
-    """The place of a dataset; ShardError when the file is shorter than it says."""
+def offset_of(path: Path, file: h5py.File, field: Field) -> DatasetOffset:
+    """Where a dataset lies; ShardError when the file is shorter than it says."""
     dataset = h5py.h5d.open(file.id, field.name.encode())
     offset = dataset.get_offset()
     if offset is None:
-        return Place(path, None)
+        return DatasetOffset(path, None)
     end, size = offset + dataset.get_storage_size(), path.stat().st_size
     if end > size:
         raise ShardError(f"{path}: expected at least {end} bytes, found {size}; run `tokenmix extract` again")
-    return Place(path, offset)
+    return DatasetOffset(path, offset)
 
 
-def open_rows(places: Sequence[Place], sharding: Sharding, field: Field, *, random: bool) -> RowReader:
+def open_rows(places: Sequence[DatasetOffset], sharding: Sharding, field: Field, *, random: bool) -> RowReader:
     """A reader over all shards, in order: mapped where that is possible for every shard.
 
     `random`: the store does not fit into memory, so read no more from the disk than the pages asked for. Otherwise the

@@ -227,7 +227,8 @@ def test_a_killed_writer_costs_its_shard_only(folder: Path, header: Header, rows
     leftover = folder / f"shard-00000.h5.{HOST}.{child.pid}.tmp"
     assert leftover.exists()
     assert present_shards(folder, header) == []
-    assert discard_leftovers(folder) == [leftover]
+    discard_leftovers(folder)
+    assert not leftover.exists()
     for shard in range(3):
         write_shard(folder, header, shard, rows)
     assert verify(folder).ok
@@ -252,7 +253,7 @@ def test_only_the_leftovers_of_the_dead_go(folder: Path, header: Header) -> None
     for name in gone + kept:
         (folder / name).touch()
     with ShardWriter(folder, header, 2) as writer:
-        assert [file.name for file in discard_leftovers(folder)] == sorted(gone)
+        discard_leftovers(folder)
         open_now = f"shard-00002.h5.{HOST}.{mine}.tmp"
         assert names(folder) == sorted([*kept, open_now, "store.json"])
         writer.discard()

@@ -12,8 +12,8 @@ import pytest
 
 from store import Header, MapStore, RowBatch, StoreError, verify
 from store.folder.head import Head, write_head
-from store.spec import shard_name
-from tests.store.conftest import dataset_of, make_rows, renew_checksum, write_store
+from store.spec import KINDS, shard_name
+from tests.store.conftest import dataset_of, make_header, make_rows, renew_checksum, write_store
 
 ROWS, K, GRID = 7, 3, (2, 4)
 DEPTHS = {"label": 1, "cam": 1, "activation": 1, "topk": K, "features": 5}
@@ -171,6 +171,33 @@ def test_rules_hold_for_writers_and_verify(tmp_path: Path, kind: str, name: str,
     with h5py.File(tmp_path / "maps" / shard_name(0), "r+") as shard:
         shard[name][1] = array[1]
     assert any(rule in problem.message for problem in verify(tmp_path / "maps").problems)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_a_kind_of_one_plane_needs_a_line_in_kinds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setitem(KINDS, "depth_map", (("distance", "hw"),))  # type: ignore[arg-type]
+    maps = payload_of("activation")["activation"].astype("float16" if dtype == "float16" else "float32")
+    batch = replace(make_rows(ROWS, GRID), payload={"distance": maps})
+    write_store(tmp_path / "maps", batch, 3, kind="depth_map", grid=GRID, dtype=dtype)
+    assert verify(tmp_path / "maps").problems == ()
+    found = MapStore(tmp_path / "maps").read([6, 0, 3])
+    np.testing.assert_allclose(found, maps[[6, 0, 3]], atol=0 if dtype == "float16" else maps.max() / 255)
+    with pytest.raises(StoreError, match="read_topk: expected kind topk, found depth_map"):
+        MapStore(tmp_path / "maps").read_topk([0])
+
+
+def test_a_kind_of_several_planes_is_not_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "pair", (("left", "hw"), ("right", "hw")))  # type: ignore[arg-type]
+    maps = payload_of("activation")["activation"]
+    batch = replace(make_rows(ROWS, GRID), payload={"left": maps, "right": maps})
+    write_store(tmp_path / "maps", batch, 3, kind="pair", grid=GRID)
+    assert verify(tmp_path / "maps").problems == ()
+    with pytest.raises(StoreError, match="read: expected kind label or cam or activation, found pair"):
+        MapStore(tmp_path / "maps").read([0])
+    with pytest.raises(StoreError, match="dtype: expected float16 or float32 for kind pair"):
+        make_header(batch, 3, kind="pair", grid=GRID, dtype="uint8")
 
 
 def test_depth_belongs_to_topk_and_features() -> None:
