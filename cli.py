@@ -18,11 +18,13 @@ import extract as calls
 from extract.command_line.options import (
     CLASS_MAP,
     EXTEND,
+    HEAD,
     IMAGES,
     MAX_ERRORS,
     PATH,
     STORE,
     WORKER,
+    fit_options,
     import_options,
     job_options,
     slurm_options,
@@ -31,7 +33,7 @@ from extract.command_line.terminal import describe_header, describe_report, say,
 from extract.job.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from extract import ImportOptions, JobOptions, SlurmOptions, TeacherSpec
+    from extract import FitOptions, ImportOptions, JobOptions, SlurmOptions, TeacherSpec
     from extract.job.progress import Report
     from extract.job.signals import StopRequest
     from store import Header
@@ -127,6 +129,24 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
             time.sleep(WATCH_S)
 
 
+@main.command("fit-head")
+@fit_options
+@click.option("-o", "--output", type=PATH, required=True, help="The head's file, for `extract --head`.")
+def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions) -> None:
+    """Fit a linear head for the classes of IMAGES on the teacher's features, for `extract --head`."""
+    share_cores()
+    with stop_on_signals() as stop, user_errors():
+        from extract.command_line.progress_bar import show_progress
+
+        with show_progress(sys.stderr) as on_progress:
+            head = calls.fit_head(images, output, teacher, options, on_progress=on_progress, stop=stop, say=say)
+        if head is None:
+            say(f"stopped by {stop.signal.name if stop.signal else 'request'}; nothing was written")
+            sys.exit(stop.exit_code)
+        classes, channels = head.weight.shape
+        click.echo(f"{output}: {classes} classes on {channels} features, digest {head.digest}")
+
+
 @main.command("import")
 @click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling", "relabel"]))
 @click.argument("tree", metavar="SRC", type=PATH)
@@ -167,6 +187,7 @@ def export(form: str, store: Path, target: Path) -> None:
 @click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the rows of --deep.")
 @click.option("--checkpoint", type=PATH, help="The teacher's weights, for --deep.")
+@HEAD
 @click.option("--device", default="cpu", show_default=True, help="Of the teacher, for --deep.")
 def verify(
     store: Path,
@@ -176,6 +197,7 @@ def verify(
     deep: int | None,
     seed: int,
     checkpoint: Path | None,
+    head: Path | None,
     device: str,
 ) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
@@ -184,7 +206,7 @@ def verify(
     with user_errors():
         verdict = calls.verify(
             store, images=images, repair=repair, retry_unreadable=retry_unreadable, deep=deep, seed=seed,
-            checkpoint=checkpoint, device=device,
+            checkpoint=checkpoint, head=head, device=device,
         )  # fmt: skip
         if verdict.deep:
             click.echo(f"{verdict.deep.rows} rows again: largest error {verdict.deep.max_error:.2g} of a map's "

@@ -33,7 +33,7 @@ BLOCK = 4096  # bytes of zeros that become a hole
 STEPS = {
     "status": "from extract.job.status import read_status; assert read_status(Path(path)).complete",
     "plan": (
-        "from extract.job.shard_queue import ShardQueue; from extract.worker import Worker\n"
+        "from extract.job.shard_queue import ShardQueue; from extract.settings.worker import Worker\n"
         "from store import read_header\n"
         "queue = ShardQueue(Path(path), read_header(path), Worker(3, 1000)); assert queue.take() is None"
     ),

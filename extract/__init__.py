@@ -1,13 +1,14 @@
 """Images -> teacher -> maps: one call for each command, and the settings that they take."""
 
-from extract.calls import export_maps, import_maps, plan, render_submission, run, status, submit, verify
+from extract.calls import export_maps, fit_head, import_maps, plan, render_submission, run, status, submit, verify
 from extract.errors import ExtractError, ImagesError, TeacherError
 from extract.job.slurm import SlurmOptions
-from extract.settings import ImportOptions, JobOptions, TeacherSpec
-from extract.worker import Worker
+from extract.settings import FitOptions, ImportOptions, JobOptions, TeacherSpec
+from extract.settings.worker import Worker
 
 __all__ = [
     "ExtractError",
+    "FitOptions",
     "ImagesError",
     "ImportOptions",
     "JobOptions",
@@ -16,6 +17,7 @@ __all__ = [
     "TeacherSpec",
     "Worker",
     "export_maps",
+    "fit_head",
     "import_maps",
     "plan",
     "render_submission",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from extract.errors import ExtractError
 from extract.job.slurm import SlurmOptions, log_folder, max_array_size, render_arrays, submit_arrays
-from extract.settings import ImportOptions, JobOptions, TeacherSpec
+from extract.settings import FitOptions, ImportOptions, JobOptions, TeacherSpec
 
 if TYPE_CHECKING:
     from extract.audit.verdict import Verdict
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from extract.job.plan import Plan
     from extract.job.progress import Progress, Report
     from extract.job.status import Status
+    from extract.teacher.heads import LinearHead
     from extract.teacher.protocol import Teacher
 
 StrPath = str | Path
@@ -75,6 +76,32 @@ def run(
     refuse_store_inside(Path(store), Path(images))
     listed, built, classes = _prepare(images, teacher, class_map, say)
     return run_job(listed, Path(store), built, options, classes.outputs, on_progress=on_progress, stop=stop)
+
+
+def fit_head(
+    images: StrPath,
+    output: StrPath,
+    teacher: TeacherSpec,
+    options: FitOptions = FitOptions(),  # noqa: B008 -- frozen
+    *,
+    on_progress: Callable[[Progress], None] = _silent,
+    stop: Callable[[], bool] = _go_on,
+    say: Callable[[str], None] = _silent,
+) -> LinearHead | None:
+    """Fit a linear head for the dataset's own classes, write it to a file for `TeacherSpec.head`, and return it.
+
+    `teacher`: name, weights and input; what it says of maps is ignored. Features lie in an unnamed file beside `output`
+    meanwhile, 4 C bytes per image. `stop` is asked often; None is returned, and nothing written, where it says so.
+
+    Raises ImagesError, as `run`, and for less than two classes; TeacherError; ExtractError without a folder for
+    `output`.
+    """
+    from extract.images.listing import list_images
+    from extract.own_classes.fit import fit_head_file
+
+    return fit_head_file(
+        list_images(images), Path(output), teacher, options, on_progress=on_progress, stop=stop, say=say
+    )
 
 
 def submit(
@@ -144,14 +171,15 @@ def verify(
     deep: int | None = None,
     seed: int = 0,
     checkpoint: StrPath | None = None,
+    head: StrPath | None = None,
     device: str | None = None,
 ) -> Verdict:
     """Check every byte of a store and, where they are given, its images and its teacher.
 
     `images`: also that they are still those of the store. `repair`: remove what is damaged, so that `run` fills it
     again. `retry_unreadable`: also remove shards of images that can be read now. `deep`: run the teacher, built again
-    from the header and `checkpoint`, on so many rows drawn by `seed`. Raises StoreError where there is no readable
-    header.
+    from the header, `checkpoint` and `head`, on so many rows drawn by `seed`. Raises StoreError where there is no
+    readable header.
     """
     from extract.audit.verdict import verify_all
 
@@ -163,6 +191,7 @@ def verify(
         deep=deep,
         seed=seed,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        head=None if head is None else Path(head),
         device=device,
     )
 
@@ -222,6 +251,7 @@ def _prepare(
         listed.class_names,
         teacher.num_classes,
         None if class_map is None else Path(class_map),
+        output_names=teacher.class_names,
         needed=spec.kind != "activation",
     )
     say(f"{len(listed)} images, {len(listed.class_names)} classes; {spec.name} on {teacher.device}, "

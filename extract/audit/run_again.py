@@ -44,6 +44,7 @@ def rerun_teacher(
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
+    head: Path | None = None,
     device: str | None = None,
 ) -> RerunReport:
     """Run the teacher again on `rows` rows drawn by `seed`, and compare.
@@ -52,7 +53,7 @@ def rerun_teacher(
     one than the header's.
     """
     store = MapStore(path)
-    teacher = rebuild_teacher(store.header, checkpoint, device)
+    teacher = rebuild_teacher(store.header, checkpoint, head, device)
     tolerance = TOLERANCE[str(store.header.teacher.get("amp", "none"))]
     tolerance += UINT8_STEP if store.header.dtype == "uint8" else 0
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
@@ -70,7 +71,7 @@ def rerun_teacher(
     return RerunReport(len(chosen), largest, tolerance, tuple(problems))
 
 
-def rebuild_teacher(header: Header, checkpoint: Path | None, device: str | None) -> Teacher:
+def rebuild_teacher(header: Header, checkpoint: Path | None, head: Path | None, device: str | None) -> Teacher:
     """The teacher of a store; TeacherError, naming what differs, where it is not the one that made the maps."""
     stored = header.teacher
     if "route" not in stored or (checkpoint is None and stored["source"] not in ("pretrained", NO_WEIGHTS)):
@@ -78,7 +79,12 @@ def rebuild_teacher(header: Header, checkpoint: Path | None, device: str | None)
             f"teacher {stored.get('name')}: expected one that can be built again, found {stored.get('source')} "
             "weights; give the weights' file as --checkpoint"
         )
-    teacher = make_teacher(spec_from_header(header, checkpoint=checkpoint, device=device))
+    if (head is None) == ("head" in stored):
+        expected, remedy = ("a head of its own", "give") if head is None else ("its own head", "leave out")
+        raise TeacherError(
+            f"teacher {stored.get('name')}: expected {expected}, as the store has it; {remedy} --head FILE"
+        )
+    teacher = make_teacher(spec_from_header(header, checkpoint=checkpoint, head=head, device=device))
     _require_same(header, teacher)
     return teacher
 
@@ -91,7 +97,7 @@ def _require_same(header: Header, teacher: Teacher) -> None:
             if name != "source" and stored[part].get(name) != value:
                 raise TeacherError(
                     f"{part}.{name}: expected {stored[part].get(name)!r}, as the store has it, found {value!r}; "
-                    "give the --checkpoint that the maps were made with"
+                    f"give the --{'head' if name == 'head' else 'checkpoint'} that the maps were made with"
                 )
 
 

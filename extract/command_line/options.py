@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import click
 
 from extract.command_line.config_file import read_config
 from extract.job.slurm import SlurmOptions
-from extract.settings import DEFAULT_SHARD_ROWS, KINDS, ImportOptions, JobOptions, TeacherSpec
-from extract.worker import Worker
+from extract.settings import DEFAULT_SHARD_ROWS, KINDS, FitOptions, ImportOptions, JobOptions, TeacherSpec
+from extract.settings.worker import Worker
 
 Command = Callable[..., None]
 PATH = click.Path(path_type=Path)
@@ -56,9 +57,14 @@ WORKER = click.option("--worker", metavar="I/N",
                       help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")  # fmt: skip
 MAX_ERRORS = click.option("--max-errors", type=click.IntRange(0),
                           help="Unreadable images to accept; default: 0.1 % of the rows.")  # fmt: skip
+CLASS_WEIGHTS = click.option("--class-weights", type=click.Choice(["balanced", "none"]), default="balanced",
+                             show_default=True, help="Every class counts the same, or every image.")  # fmt: skip
 EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
 
-_TEACHER_OPTIONS = [
+HEAD = click.option("--head", type=PATH, metavar="FILE",
+                    help="Of `fit-head`, for your own classes: in the place of the teacher's own.")  # fmt: skip
+
+_BACKBONE_OPTIONS = [
     click.option("--teacher", required=True, help="A timm model, hf-hub:NAME, local-dir:PATH, a preset, or saliency."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     click.option("--checkpoint", type=PATH, help="Weights: .safetensors, or .pth (read as weights only)."),
@@ -69,24 +75,29 @@ _TEACHER_OPTIONS = [
     click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
     click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
+    click.option("--device", help="As torch names it; default: cuda where there is one, else cpu."),
+    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
+]  # fmt: skip
+_MAP_OPTIONS = [
+    HEAD,
     click.option("--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True, help="What to store."),
     click.option("--top-k", type=click.IntRange(1), help="Kind topk: classes per token; default: 5."),
     click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
     click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     click.option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
-    click.option("--device", help="As torch names it; default: cuda where there is one, else cpu."),
-    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
     click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),
 ]  # fmt: skip
 _RUN_OPTIONS = [
-    click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,
-                 help="uint8: half of float16's bytes; kinds label, cam and activation."),
-    click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True,
-                 help="Rows per shard."),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
     click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
     click.option("--config", type=PATH, is_eager=True, expose_value=False, callback=read_config, metavar="FILE",
                  help='JSON of these options, {"batch-size": 64}; the command line wins.'),
+]  # fmt: skip
+_SHARD_OPTIONS = [
+    click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,
+                 help="uint8: half of float16's bytes; kinds label, cam and activation."),
+    click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True,
+                 help="Rows per shard."),
 ]  # fmt: skip
 _IMPORT_OPTIONS = [
     click.option("--view", type=click.Choice(["center", "squash"]), help="The teacher's; default: as published."),
@@ -123,23 +134,6 @@ def job_options(command: Command) -> Command:
     @wraps(command)
     def with_job(
         *,
-        teacher: str,
-        pretrained: bool,
-        checkpoint: Path | None,
-        random_weights: int | None,
-        num_classes: int | None,
-        model_args: dict[str, Any],
-        input_size: tuple[int, int] | None,
-        crop_mode: str | None,
-        crop_pct: float | None,
-        kind: str,
-        top_k: int | None,
-        cam_stage: str | None,
-        class_token: bool,
-        flip_average: bool,
-        device: str | None,
-        amp: str,
-        compile: bool,  # noqa: A002 -- the option's name
         dtype: str,
         shard_size: int,
         batch_size: int,
@@ -149,19 +143,39 @@ def job_options(command: Command) -> Command:
         extend: bool = False,
         **others: Any,
     ) -> None:
-        spec = TeacherSpec(
-            teacher, pretrained=pretrained, checkpoint=checkpoint, random_weights=random_weights,
-            num_classes=num_classes, model_args=model_args, input_size=input_size, crop_mode=crop_mode,
-            crop_pct=crop_pct, device=device, amp=amp, compile=compile, kind=kind, top_k=top_k, cam_stage=cam_stage,
-            class_token=class_token, flip_average=flip_average,
-        )  # fmt: skip
+        spec, others = _take_teacher(others)
         options = JobOptions(
             dtype=dtype, shard_rows=shard_size, batch_size=batch_size, decoding_processes=workers,
             worker=_worker(worker), extend=extend, max_errors=max_errors,
         )  # fmt: skip
         command(teacher=spec, options=options, **others)
 
-    return _with([IMAGES, *_TEACHER_OPTIONS, CLASS_MAP, *_RUN_OPTIONS], with_job)
+    given = [IMAGES, *_BACKBONE_OPTIONS, *_MAP_OPTIONS, CLASS_MAP, *_SHARD_OPTIONS, *_RUN_OPTIONS]
+    return _with(given, with_job)
+
+
+def fit_options(command: Command) -> Command:
+    """Options of `fit-head`, given as `teacher: TeacherSpec, options: FitOptions`."""
+
+    @wraps(command)
+    def with_fit(
+        *, class_weights: str, batch_size: int, workers: int, max_errors: int | None = None, **others: Any
+    ) -> None:
+        spec, others = _take_teacher(others)
+        options = FitOptions(
+            class_weights=class_weights, batch_size=batch_size, decoding_processes=workers, max_errors=max_errors
+        )
+        command(teacher=spec, options=options, **others)
+
+    return _with([IMAGES, *_BACKBONE_OPTIONS, CLASS_WEIGHTS, *_RUN_OPTIONS, MAX_ERRORS], with_fit)
+
+
+def _take_teacher(values: dict[str, Any]) -> tuple[TeacherSpec, dict[str, Any]]:
+    """The values that are fields of the specification, and the others."""
+    values = {**values, "name": values["teacher"]}
+    names = {field.name for field in fields(TeacherSpec)} & values.keys()
+    others = {name: value for name, value in values.items() if name not in {*names, "teacher"}}
+    return TeacherSpec(**{name: values[name] for name in names}), others
 
 
 def import_options(command: Command) -> Command:

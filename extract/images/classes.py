@@ -1,7 +1,8 @@
 """Which output of the teacher shows each class of the dataset.
 
-Found in this order: a class map; names that the teacher's label set knows (WordNet ids, or the words of their classes);
-as many classes as outputs, in order. Anything else is refused, because a wrong guess would be a wrong map everywhere.
+Found in this order: a class map; the names that a head of one's own gives its outputs, and then by nothing else; names
+that the teacher's label set knows (WordNet ids, or the words of their classes); as many classes as outputs, in order.
+Anything else is refused, because a wrong guess would be a wrong map everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from extract.errors import ImagesError
 
 IMAGENET_1K_CLASSES = 1000
+_NOT_NEEDED = "none: these maps need none, so top-1 is not counted"
 _ROW = re.compile(r"(?P<name>.*\S)\s*,\s*(?P<output>\d+)")
 
 
@@ -28,17 +30,25 @@ class TeacherClasses(NamedTuple):
 
 
 def match_classes(
-    class_names: Sequence[str], outputs: int, class_map: Path | None = None, *, needed: bool = True
+    class_names: Sequence[str],
+    outputs: int,
+    class_map: Path | None = None,
+    *,
+    output_names: Sequence[str] = (),
+    needed: bool = True,
 ) -> TeacherClasses:
     """Match K names to a teacher of so many outputs; `needed` is False for maps that are the same for every label.
 
-    `class_map`: a text file, line number = output, or rows `name,output`; it may name more than the dataset has.
+    `output_names`: those of the teacher's outputs, where a head of one's own names them. `class_map`: a text file, line
+    number = output, or rows `name,output`; it may name more than the dataset has.
     Raises ImagesError for a class map that does not fit, for a name of two classes, and where nothing matches.
     """
     if not outputs:
         return TeacherClasses((), "none: the teacher knows no classes")
     if class_map is not None:
         return TeacherClasses(_by_map(class_names, outputs, class_map), f"by {class_map}")
+    if output_names:
+        return _by_head(class_names, output_names, needed=needed)
     label_set = infer_imagenet_subset({"num_classes": outputs})
     known = _names_of(label_set) if label_set else {}
     unknown = [name for name in class_names if name not in known and _plain(name) not in known]
@@ -47,8 +57,26 @@ def match_classes(
     if len(class_names) == outputs:
         return TeacherClasses(tuple(range(outputs)), "in order")
     if not needed:
-        return TeacherClasses((), "none: these maps need none, so top-1 is not counted")
+        return TeacherClasses((), _NOT_NEEDED)
     raise _nothing_matches(class_names, outputs, label_set, unknown)
+
+
+def _by_head(class_names: Sequence[str], output_names: Sequence[str], *, needed: bool) -> TeacherClasses:
+    numbers = {name: output for output, name in enumerate(output_names)}
+    unknown = [name for name in class_names if name not in numbers]
+    if not unknown:
+        return TeacherClasses(tuple(numbers[name] for name in class_names), "by name, as the head has them")
+    if not needed:
+        return TeacherClasses((), _NOT_NEEDED)
+    raise ImagesError(
+        f"classes: expected names of the head's {len(output_names)} classes ({_listed(output_names)}), found "
+        f"{len(unknown)} others: {_listed(unknown)}; fit a head on these images, or say which output shows each class "
+        "with --class-map FILE (rows `name,output`)"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _nothing_matches(
@@ -63,7 +91,8 @@ def _nothing_matches(
         found, expected = f"{len(class_names)} classes", f"{outputs} classes, one for each output of the teacher"
     return ImagesError(
         f"classes: expected {expected}, found {found}; say which output shows each class with --class-map FILE "
-        "(rows `name,output`), or give a --checkpoint whose head has the dataset's own classes, with --num-classes"
+        "(rows `name,output`), fit a head of your own (`tokenmix fit-head`), or give a --checkpoint whose head has the "
+        "dataset's own classes, with --num-classes"
     )
 
 

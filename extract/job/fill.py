@@ -18,7 +18,7 @@ import numpy.typing as npt
 from extract.job.progress import Progress, Report
 from extract.job.publisher import Publisher
 from extract.job.shard_queue import ShardQueue
-from extract.worker import Worker
+from extract.settings.worker import Worker
 from store import Header, RowBatch, create_store
 from store.folder.files import discard_leftovers
 from store.folder.head import Head, write_head

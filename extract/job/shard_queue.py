@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from extract.worker import Worker
+from extract.settings.worker import Worker
 from store import Header, ShardWriter
 from store.folder.claims import SILENT_S, Claim, Listing, list_shards
 from store.spec import Json

@@ -65,3 +65,14 @@ def autocast(spec: TeacherSpec) -> AbstractContextManager[object]:
     """The precision in which the teacher's forward pass runs."""
     dtype = AMP_DTYPES[spec.amp]
     return nullcontext() if dtype is None else torch.autocast(torch.device(spec.device or "cpu").type, dtype)
+
+
+def to_device(model: torch.nn.Module, name: str) -> torch.device:
+    """Move the model, convolutions in the faster memory format; TeacherError where the device cannot be used."""
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()  # "meta" takes a model, but has no numbers
+        model.to(device).to(memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise TeacherError(f"--device {name}: cannot be used: {error}") from error
+    return device

@@ -69,6 +69,20 @@ class Preprocessing:
         return x0, y0, x1, y1
 
 
+class Normaliser:
+    """From pixels to a model's input, on the model's device."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device):
+        self._device = device
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, 3, H, W] on any device -> float32 on the model's."""
+        images = pixels.to(self._device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from extract.settings import TeacherSpec
+from extract.settings.worker import local_device
 from extract.teacher.protocol import Teacher
 from extract.teacher.saliency import NAME as SALIENCY
 from extract.teacher.saliency import SaliencyTeacher
 from extract.teacher.timm_teacher import TimmTeacher
-from extract.worker import local_device
 
 # Fields of TeacherSpec; what the user gives goes first.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -46,7 +46,12 @@ def apply_preset(spec: TeacherSpec) -> TeacherSpec:
     )
 
 
+def on_this_machine(spec: TeacherSpec) -> TeacherSpec:
+    """The specification with the presets applied and the device of this process."""
+    return replace(apply_preset(spec), device=local_device(spec.device, torch.cuda.device_count()))
+
+
 def make_teacher(spec: TeacherSpec) -> Teacher:
     """The teacher, loaded, checked and on its device, the presets applied. Raises TeacherError."""
-    spec = replace(apply_preset(spec), device=local_device(spec.device, torch.cuda.device_count()))
+    spec = on_this_machine(spec)
     return SaliencyTeacher(spec) if spec.name == SALIENCY else TimmTeacher(spec)

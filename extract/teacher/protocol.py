@@ -53,6 +53,7 @@ class Teacher(Protocol):
     grid: tuple[int, int]  # h, w of its maps
     depth: int  # planes of a row: k of kind topk, C of kind features, else 1
     num_classes: int  # outputs; 0 of a teacher without classes
+    class_names: tuple[str, ...]  # of the outputs, where a head of one's own names them; else empty
     device: torch.device
 
     def start(self, pixels: torch.Tensor, outputs: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pending:
@@ -73,15 +74,19 @@ class Teacher(Protocol):
         """
 
 
-def spec_from_header(header: Header, *, checkpoint: Path | None = None, device: str | None = None) -> TeacherSpec:
+def spec_from_header(
+    header: Header, *, checkpoint: Path | None = None, head: Path | None = None, device: str | None = None
+) -> TeacherSpec:
     """The specification of a teacher whose `header()` and preprocessing are those of the store.
 
-    `checkpoint`: the file of its weights; None: the pretrained ones. The header must be that of an extraction, not of
-    imported maps.
+    `checkpoint`: the file of its weights; None: the pretrained ones. `head`: the file of its head, where it has one of
+    its own. The header must be that of an extraction, not of imported maps.
     """
     stored = {**header.preprocessing, **header.teacher}
     given: dict[str, Any] = {field.name: stored[field.name] for field in fields(TeacherSpec) if field.name in stored}
     given["input_size"] = tuple(given["input_size"])
     if stored["source"] != NO_WEIGHTS:
-        given |= {"checkpoint": checkpoint, "pretrained": checkpoint is None, "num_classes": stored["classes"]}
+        own_head: Any = stored.get("head")
+        classes = own_head["backbone_classes"] if own_head else stored["classes"]
+        given |= {"checkpoint": checkpoint, "pretrained": checkpoint is None, "num_classes": classes, "head": head}
     return TeacherSpec(**given, kind=header.kind, device=device)

@@ -38,6 +38,7 @@ class SaliencyTeacher:
         self._saliency, self.digest = _open_cv()
         self.device = torch.device("cpu")
         self.num_classes, self.depth = 0, 1
+        self.class_names: tuple[str, ...] = ()
         self.preprocessing = Preprocessing(
             input_size=spec.input_size or (INPUT_PX, INPUT_PX),
             crop_mode=spec.crop_mode or "squash",

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from extract.errors import TeacherError
 from extract.settings import TeacherSpec
+from extract.teacher.heads import load_head, put_head
 from extract.teacher.kinds.registry import kind_class
-from extract.teacher.model import build_model
-from extract.teacher.preprocess import Preprocessing
+from extract.teacher.model import build_model, to_device
+from extract.teacher.preprocess import Normaliser, Preprocessing
 from extract.teacher.protocol import Maps, Pending
 from extract.teacher.weights import weights_digest
 from store.spec import Json
@@ -31,12 +31,15 @@ class TimmTeacher:
             self.model, input_size=spec.input_size, crop_mode=spec.crop_mode, crop_pct=spec.crop_pct
         )
         self.digest = weights_digest(self.model)
+        self._own_head = None if spec.head is None else load_head(spec.head)
+        if self._own_head is not None:
+            self.model = put_head(self.model, self._own_head, self.digest, self.preprocessing.input_size)
+        self.class_names = () if self._own_head is None else self._own_head.class_names
         self.num_classes = int(self.model.num_classes)  # type: ignore[arg-type]
         self._kind = make_kind(self.model, spec, self.preprocessing.input_size)
         self.grid, self.depth = self._kind.grid, self._kind.depth
-        self.device = _to_device(self.model, str(spec.device))
-        self._mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        self.device = to_device(self.model, str(spec.device))
+        self.normalise = Normaliser(self.preprocessing, self.device)
 
     def header(self) -> dict[str, Json]:
         """As in Teacher."""
@@ -50,13 +53,9 @@ class TimmTeacher:
             "model_args": dict(spec.model_args),
             "amp": spec.amp,
             "flip_average": spec.flip_average,
+            **({} if self._own_head is None else {"head": self._own_head.header()}),
             **self._kind.header(),
         }
-
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, 3, H, W] on any device -> the model's input, float32 on the teacher's."""
-        images = pixels.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
-        return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def start(self, pixels: torch.Tensor, outputs: torch.Tensor, dtype: torch.dtype = torch.float32) -> Pending:
@@ -70,14 +69,3 @@ class TimmTeacher:
     def head(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """As in Teacher."""
         return self._kind.head()
-
-
-def _to_device(model: torch.nn.Module, name: str) -> torch.device:
-    """Move the model, convolutions in the faster memory format; TeacherError where the device cannot be used."""
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()  # "meta" takes a model, but has no numbers
-        model.to(device).to(memory_format=torch.channels_last)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise TeacherError(f"--device {name}: cannot be used: {error}") from error
-    return device

@@ -42,6 +42,7 @@ specs = st.builds(
     checkpoint=st.none() | st.just(Path("/w/a b.pth")),
     random_weights=st.none() | st.integers(0, 9),
     num_classes=st.none() | st.integers(1, 9),
+    head=st.none() | st.just(Path("/w/own head.safetensors")),
     model_args=st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), literals, max_size=3),
     input_size=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
     crop_mode=st.sampled_from([None, "center", "squash", "border"]),

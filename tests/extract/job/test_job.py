@@ -24,9 +24,9 @@ from extract.images.listing import list_images
 from extract.job.decoding import Decoder
 from extract.job.progress import Progress
 from extract.job.signals import stop_on_signals
+from extract.settings.worker import Worker
 from extract.teacher.protocol import Maps, Pending
 from extract.teacher.timm_teacher import TimmTeacher
-from extract.worker import Worker
 from store import MapStore, StoreError, StoreMismatch, verify
 from store.spec import STATUS_UNREADABLE
 from tests.extract.jobs import SPEC, run, shard_bytes

@@ -9,8 +9,8 @@ import pytest
 
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
+from extract.settings.worker import Worker
 from extract.teacher.timm_teacher import TimmTeacher
-from extract.worker import Worker
 from store import MapStore, StoreMismatch, verify
 from tests.extract.jobs import SPEC, run, shard_bytes
 

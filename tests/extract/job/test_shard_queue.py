@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from extract.job.shard_queue import MAX_PAUSE_S, ShardChoice, ShardQueue
-from extract.worker import Worker
+from extract.settings.worker import Worker
 from store import Header, create_store
 from store.folder.claims import SILENT_S, list_shards
 

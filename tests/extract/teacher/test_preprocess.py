@@ -13,9 +13,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from extract.images.listing import list_images
 from extract.job.decoding import Decoder
-from extract.settings import TeacherSpec
-from extract.teacher.preprocess import Preprocessing
-from extract.teacher.timm_teacher import TimmTeacher
+from extract.teacher.preprocess import Normaliser, Preprocessing
 from tests.extract.conftest import MakeFolder, ramp
 
 PLAIN: dict[str, Any] = dict(interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -74,10 +72,8 @@ def test_pixels_and_normalisation_are_the_models_own(name: str, make_folder: Mak
     theirs = create_transform(**resolve_model_data_config(model))
     images = list_images(make_folder({"a": ["1.jpg", "2.jpg"]}))
     decoder = Decoder(images, Preprocessing.of_model(model))
-    teacher = TimmTeacher(TeacherSpec("test_resnet", random_weights=0, input_size=(64, 64)))
-    teacher._mean = torch.tensor(decoder.preprocessing.mean).view(1, 3, 1, 1)
-    teacher._std = torch.tensor(decoder.preprocessing.std).view(1, 3, 1, 1)
+    normalise = Normaliser(decoder.preprocessing, torch.device("cpu"))
     pixels = decoder[0].pixels
     assert pixels is not None
     with images.open(0) as file:
-        assert torch.equal(teacher.normalise(pixels[None])[0], theirs(Image.open(file).convert("RGB")))
+        assert torch.equal(normalise(pixels[None])[0], theirs(Image.open(file).convert("RGB")))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extract.worker import Worker
+from extract.settings.worker import Worker
 
 # What `--kind` takes; a test holds it against the kinds that the store knows and those that a teacher can make.
 KINDS = ("label", "topk", "cam", "activation", "features")
@@ -26,6 +26,7 @@ class TeacherSpec:
     checkpoint: Path | None = None
     random_weights: int | None = None
     num_classes: int | None = None
+    head: Path | None = None  # of `fit_head`, in the place of the model's own
     model_args: Mapping[str, Any] = field(default_factory=dict)
     input_size: tuple[int, int] | None = None  # height, width in px
     crop_mode: str | None = None
@@ -51,6 +52,16 @@ class JobOptions:
     worker: Worker = field(default_factory=Worker)
     extend: bool = False  # add shards for images that are not in the store
     max_errors: int | None = None  # unreadable images to accept; None: 0.1 % of the rows, rounded up
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a head of one's own is fitted."""
+
+    class_weights: str = "balanced"  # every class counts the same; none: every image
+    batch_size: int = 32
+    decoding_processes: int = 4
+    max_errors: int | None = None  # as in JobOptions
 
 
 @dataclass(frozen=True)

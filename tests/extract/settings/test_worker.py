@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.errors import ExtractError
-from extract.worker import Worker, local_device
+from extract.settings.worker import Worker, local_device
 
 
 @given(shards=st.sets(st.integers(0, 500)), count=st.integers(1, 40))
