@@ -1,4 +1,4 @@
-"""The data types that travel between the rooms of this package; they import nothing of the rest."""
+"""The data types that travel between the sub-packages; they import nothing of the rest."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ class Draw(NamedTuple):
 
 
 class SoftLabels(NamedTuple):
-    """Probabilities of T tokens over K classes, of which U are listed one by one and the others are alike.
+    """Probabilities of T tokens over K classes, of which U are listed; all other classes share the probability `rest`.
 
-    Every class has `rest` float32 [B, T]; the listed `classes` int64 [B, U], each image's own and filled up with
-    zeros, have `excess` float32 [B, T, U] on top of it, which is zero where filled up.
+    `classes` int64 [B, U]: the listed ones, each image's own, filled up with zeros. `rest` float32 [B, T]: the
+    probability of each class that is not listed. `excess` float32 [B, T, U]: by how much that of a listed one is above
+    `rest`; zero where the list is filled up.
     """
 
     classes: torch.Tensor

@@ -17,8 +17,8 @@ from timm.data import FastCollateMixup, create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tokenmix_loader.join.dataset import MapDataset
+from tokenmix_loader.join.original_images import Images, Ints, require_readable
 from tokenmix_loader.mixing.collate import TokenMixCollate
-from tokenmix_loader.show import Images, Ints, require_readable
 from tokenmix_loader.store_access import STATUS_OK, MapStore
 
 INPUT_PX, GRID = 224, (14, 14)
@@ -69,11 +69,7 @@ def bench(
     mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
     readable, classes = _readable_and_classes(images, store)
     chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
-    mixup: dict[str, Any] = {
-        "mixup_alpha": 0.8,
-        "cutmix_alpha": 1.0,
-        "num_classes": classes,
-    }
+    mixup: dict[str, Any] = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "num_classes": classes}
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
         carried = _FaultsCarried(Subset(dataset, chosen), make_collate())
@@ -87,7 +83,7 @@ def bench(
         return _pass(loader)
 
     def with_cold_maps() -> Cost:
-        forget(store)
+        drop_page_cache(store)
         return load(mapped, lambda: TokenMixCollate(store, GRID, **mixup))
 
     kinds: tuple[Callable[[], Cost], ...] = (
@@ -147,7 +143,7 @@ def _readable_and_classes(images: Images, store: Path) -> tuple[Ints, int]:
     return require_readable(maps, readable), 1 + int(maps.labels.max())
 
 
-def forget(store: Path) -> None:
+def drop_page_cache(store: Path) -> None:
     """Ask the system to drop the store's pages from its cache; those that a process has mapped stay."""
     if not hasattr(os, "posix_fadvise"):
         return

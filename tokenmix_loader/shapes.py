@@ -33,12 +33,12 @@ def require_grid(where: str, grid: Any) -> Grid:
     return int(grid[0]), int(grid[1])
 
 
-def token_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
+def token_size(where: str, size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of a token in px; ValueError where the grid does not divide the image."""
     (height, width), (gh, gw) = size, grid
     if height % gh or width % gw:
         raise ValueError(
-            f"mix_images: expected height and width in multiples of the {gh} x {gw} grid, found {height} x {width}; "
+            f"{where}: expected height and width in multiples of the {gh} x {gw} grid, found {height} x {width}; "
             "set the grid to the student's tokens"
         )
     return height // gh, width // gw

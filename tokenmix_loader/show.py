@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
 from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.join.original_images import Images, Ints, require_readable
 from tokenmix_loader.join.rows import check_size, find_rows
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.masks import sample_masks
 from tokenmix_loader.scoring.read_tokens import read_tokens
 from tokenmix_loader.scoring.targets import mix_scores
-from tokenmix_loader.store_access import MapStore, StoreError
+from tokenmix_loader.store_access import MapStore
 from tokenmix_loader.tracing.trace import trace
 
 CROP_PX, TOKENS = 224, 14
@@ -30,28 +29,7 @@ COLOR_A, COLOR_B = (214, 94, 0), (0, 114, 178)  # distinct for colour-blind read
 # Dark to bright with even steps of lightness, so that heat reads the same in grey.
 HEAT = np.array([(0, 0, 0), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)], float)
 
-
-Ints = npt.NDArray[np.integer[Any]]
 Colour = tuple[int, int, int]
-
-
-class Images(Protocol):
-    """The ordered images that the maps were extracted from."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Path of each image relative to the root."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """Class index of each image, [N]."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Name of each class index."""
-
-    def open(self, row: int) -> BinaryIO:
-        """The encoded image of a row."""
 
 
 def draw_pairs(
@@ -82,16 +60,6 @@ def draw_pairs(
         photos = [_photo(pixels[a]), _heat(pixels[a], tokens[a]), _photo(pixels[b]), _heat(pixels[b], tokens[b])]
         lines.append([*photos, _mask(masks[a]), _photo(mixed[a]), _scores(scores)])
     return _sheet(lines)
-
-
-def require_readable(store: MapStore, images: Ints) -> Ints:
-    """The same images [N]; StoreError where there is none."""
-    if len(images) == 0:
-        raise StoreError(
-            f"{store!r}: expected images that could be read at extraction, found none; repair them and run "
-            "`tokenmix verify --retry-unreadable`"
-        )
-    return images
 
 
 def _sheet(lines: list[list[Image.Image]]) -> Image.Image:

@@ -157,7 +157,8 @@ class Header:
         """Raise StoreMismatch where `given`, a new configuration, differs from this stored one."""
         if self.content_digest == given.content_digest:
             return
-        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in _walk("", _content(self), _content(given))]
+        differences = _walk("", _content(self), _content(given))
+        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in differences]
         raise StoreMismatch(
             f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
             "Give the stored values to resume, or another path to start a new store."

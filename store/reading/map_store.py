@@ -18,7 +18,7 @@ from store.folder.head import Head, read_head
 from store.format.header import Header
 from store.format.shard import open_shard
 from store.format.sharding import Rows
-from store.reading.row_readers import DequantisedRows, DatasetOffset, RowReader, open_rows, offset_of
+from store.reading.row_readers import DatasetOffset, DequantisedRows, RowReader, offset_of, open_rows
 from store.reading.sample_check import SampleCheck
 from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, plane_of
 
@@ -112,10 +112,10 @@ class MapStore:
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
 
-        Of a kind with one plane per row (label, cam, activation) it is what is stored; of kind topk the logit of the teacher's output for
-        the row's label where that is among the token's top k, else 0; of kind features that output's logit by the
-        head's weights, at the price of reading all features. IndexError for a row outside [0, N), StoreError for
-        a label that is no class of the dataset.
+        Of a kind with one plane per row (label, cam, activation) it is what is stored; of kind topk the logit of the
+        teacher's output for the row's label where that is among the token's top k, else 0; of kind features that
+        output's logit by the head's weights, at the price of reading all features. IndexError for a row outside
+        [0, N), StoreError for a label that is no class of the dataset.
         """
         if self.kind == "features":
             return self._label_of_features(_as_rows(rows))

@@ -8,7 +8,7 @@ import pytest
 from extract.images.listing import list_images
 from store import StoreError
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
-from tokenmix_loader.bench import bench, forget
+from tokenmix_loader.bench import bench, drop_page_cache
 from tokenmix_loader.show import draw_pairs
 
 
@@ -58,7 +58,7 @@ def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: Store
         return sum(map(int, done.stdout.split()))
 
     assert in_memory() > 0
-    forget(folder)
+    drop_page_cache(folder)
     assert in_memory() == 0
 
 

@@ -45,7 +45,7 @@ def align_logits(
     grid: tuple[int, int],
     samples: int,
 ) -> Floats | None:
-    """`align` of what `evidence` and `normalise` make of logits [B, h, w], refined; of those `present` [B].
+    """`align` of the evidence in logits [B, h, w], refined, divided by its sum in the map; of those `present` [B].
 
     None where logits are not finite.
     """
@@ -116,7 +116,7 @@ def _align_one(
 
 
 @njit_cached
-def are_sound(views: Doubles, affines: Doubles, bounds: Doubles) -> bool:
+def are_valid(views: Doubles, affines: Doubles, bounds: Doubles) -> bool:
     """Whether no view is empty and all numbers are finite, as `align` requires."""
     for i in range(len(views)):
         x0, y0, x1, y1 = views[i]
@@ -138,17 +138,17 @@ def _refine(cells: Floats, halved: Floats, fine: Floats, first: int, last: int) 
         for j in range(w):
             half = row[j] * _HALF
             before, behind = row[j - 1] if j > 0 else row[j], row[j + 1] if j + 1 < w else row[j]
-            lean = min(max((behind - before) * _EIGHTH, -half), half)
-            halved[i, 2 * j] = half - lean
-            halved[i, 2 * j + 1] = half + lean
+            shift = min(max((behind - before) * _EIGHTH, -half), half)
+            halved[i, 2 * j] = half - shift
+            halved[i, 2 * j + 1] = half + shift
     for i in range(first, last):
         above, here, below = halved[max(i - 1, 0)], halved[i], halved[min(i + 1, h - 1)]
         upper, lower = fine[2 * i], fine[2 * i + 1]
         for j in range(2 * w):
             half = here[j] * _HALF
-            lean = min(max((below[j] - above[j]) * _EIGHTH, -half), half)
-            upper[j] = half - lean
-            lower[j] = half + lean
+            shift = min(max((below[j] - above[j]) * _EIGHTH, -half), half)
+            upper[j] = half - shift
+            lower[j] = half + shift
 
 
 @njit_cached

@@ -1,4 +1,4 @@
-"""When compiled loops can take the place of tensors. The only module that loads numba."""
+"""When compiled loops take the place of tensors; decides whether numba is loaded at all."""
 
 from __future__ import annotations
 

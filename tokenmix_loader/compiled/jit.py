@@ -1,4 +1,4 @@
-"""How loops are compiled; only `door` imports this, after it has found numba."""
+"""How loops are compiled. Imported by the loops, which `door` imports once it has found numba."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenmix_loader.compiled.align import align_arrays, align_logits, are_sound
+from tokenmix_loader.compiled.align import align_arrays, align_logits, are_valid
 from tokenmix_loader.compiled.mix import are_within, mix_arrays, mix_pixels
 
-__all__ = ["align_arrays", "align_logits", "are_sound", "are_within", "compile_all", "mix_arrays", "mix_pixels"]
+__all__ = ["align_arrays", "align_logits", "are_valid", "are_within", "compile_all", "mix_arrays", "mix_pixels"]
 
 
 def compile_all() -> None:
@@ -22,7 +22,7 @@ def compile_all() -> None:
         tokens = align_arrays(np.ones((1, 1, 1), np.float32), views, affines, bounds, (1, 1), 1, True)
         align_logits(np.ones((1, 1, 1), np.float32), np.ones(1, np.bool_), views, affines, bounds, (1, 1), 1)
     zero = np.zeros(1, np.int64)
-    if not (are_sound(views, affines, bounds) and are_within(zero, 1)):
+    if not (are_valid(views, affines, bounds) and are_within(zero, 1)):
         raise RuntimeError("compiled code gives wrong results")
     mix_arrays(tokens, tokens, zero, zero, 1, 0.1, 0.1)
     pixels = np.zeros((1, 1, 1, 1), np.uint8)

@@ -15,16 +15,16 @@ from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, lis
 Rows = npt.NDArray[np.int64]
 MISSING = ("error", "area")  # what an image without a map is
 OTHER_LABELS = (
-    "the dataset was made with a class map or other class indices than the maps: leave its class map out; torchvision's "
-    "ImageFolder counts folder 10 before folder 2 and Z before a, where the maps have timm's order, so make such a "
-    "dataset by timm.data.create_dataset"
+    "the dataset was made with a class map or other class indices than the maps: leave its class map out; "
+    "torchvision's ImageFolder counts folder 10 before folder 2 and Z before a, where the maps have timm's order, so "
+    "make such a dataset by timm.data.create_dataset"
 )
 
 
 def find_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:
     """The store's row of each key, int64 [N]; -1 for an image without a map or whose map could not be made.
 
-    Warns once of images that could not be read at extraction, and says where the caller's caller stands. Raises
+    Warns once of images that could not be read at extraction, at the line that made the MapDataset or MapJoin. Raises
     StoreMismatch for other labels, for none of the keys known and, unless `missing` is "area", for any unknown key;
     StoreError for repeated keys.
     """

@@ -22,8 +22,8 @@ class MapJoin:
         join = MapJoin(store, transform)
         dataset = wds.WebDataset(urls).decode("pil").to_tuple("jpg", "cls", "__key__").map(lambda s: join(*s))
 
-    Keys are looked up with the images' extensions and without, because WebDataset's have none. It holds 16 bytes per
-    row, which forked workers share.
+    Keys are cut at the first dot of the file's name before they are compared, because WebDataset's have no extensions.
+    It holds 16 bytes per row beside the store's own columns, which forked workers share.
     """
 
     def __init__(self, store: MapStore | str | PathLike[str], transform: Any = None, *, missing: str = "error") -> None:

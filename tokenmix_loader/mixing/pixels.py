@@ -10,7 +10,7 @@ import torch
 
 from tokenmix_loader.batch import Draw
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.scoring.masks import distinct
+from tokenmix_loader.scoring.masks import without_copies
 from tokenmix_loader.shapes import require_shape, token_size
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -47,8 +47,8 @@ def mix_batch(images: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 
 def _mix_tokens(images: torch.Tensor, masks: torch.Tensor, in_place: bool) -> torch.Tensor:
-    rows, columns = token_size(tuple(images.shape[2:]), tuple(masks.shape[1:]))
-    masks = distinct(masks)
+    rows, columns = token_size("mix_images: images", tuple(images.shape[2:]), tuple(masks.shape[1:]))
+    masks = without_copies(masks)
     if (mixed := _mix_compiled(images, masks, in_place)) is not None:
         return mixed
     unit = math.gcd(columns, 8) if images.dtype == torch.uint8 and images.is_contiguous() else 1

@@ -11,7 +11,7 @@ from tokenmix_loader.batch import Box, Draw, Grid, MapTarget, TokenTargets
 from tokenmix_loader.compiled.door import warm_up
 from tokenmix_loader.mixing.settings import SOFT_SUPERVISIONS, MixSettings, check_settings
 from tokenmix_loader.scoring.guided_masks import GUIDES, guided_masks
-from tokenmix_loader.scoring.masks import sample_masks
+from tokenmix_loader.scoring.masks import draw_masks
 from tokenmix_loader.scoring.read_tokens import read_tokens
 from tokenmix_loader.scoring.soft_labels import classes_of_outputs, read_soft_labels
 from tokenmix_loader.scoring.targets import dense_targets, mix_targets
@@ -58,7 +58,7 @@ class Recipe:
     ) -> tuple[Draw, Targets]:
         """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`."""
         if self.settings.kind != "cutmix":
-            token_size(size, self.grid)  # in every batch, not only in those that get a mask
+            token_size("TokenMix: images", size, self.grid)  # in every batch, not only in those that get a mask
         if not enabled:
             return Draw(), self.targets(Draw(), store, given)
         tokens = self.tokens(store, given) if self.settings.kind in GUIDES else None
@@ -79,19 +79,7 @@ class Recipe:
             return Draw(masks=_left_over(box, size, self.grid).expand(batch, *self.grid), box=box)
         if tokens is not None and chosen.kind in GUIDES:
             return Draw(masks=guided_masks(rng, tokens, chosen.kind, kept=chosen.kept))
-        masks = sample_masks(
-            rng,
-            batch,
-            self.grid,
-            chosen.kind,
-            kept=chosen.kept,
-            beta=chosen.beta,
-            min_tokens=chosen.min_tokens,
-            aspect=chosen.aspect,
-            per=chosen.per,
-            variant=chosen.variant,
-        )
-        return Draw(masks=masks)
+        return Draw(masks=draw_masks(rng, batch, self.grid, chosen))
 
     def targets(self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None = None) -> Targets:
         """Targets of the mixed batch on the CPU, where `given` has to be: float32 [B, K], or `TokenTargets`."""

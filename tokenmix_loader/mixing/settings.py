@@ -9,7 +9,7 @@ import numpy as np
 from tokenmix_loader.batch import Grid
 from tokenmix_loader.scoring.evidence import EVIDENCE
 from tokenmix_loader.scoring.guided_masks import GUIDES
-from tokenmix_loader.scoring.masks import KINDS, check_mask_settings
+from tokenmix_loader.scoring.masks import KINDS, MaskSettings, check_mask_settings
 from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS
 from tokenmix_loader.shapes import require_choice
 
@@ -17,7 +17,7 @@ SOFT_SUPERVISIONS = ("relabel", "tokenlabeling")
 
 
 @dataclass(kw_only=True, eq=False)
-class MixSettings:
+class MixSettings(MaskSettings):
     """How a batch is mixed, with which masks, and how its labels are scored.
 
     From `mixup_alpha` to `cutmix_minmax` they are named as in timm's Mixup, so that its arguments can be passed on. A
@@ -30,10 +30,10 @@ class MixSettings:
     area, which is scored by the maps all the same (TokenMix, Table 7). They take neither `beta`, `min_tokens`,
     `aspect` nor `variant`.
 
-    `evidence` is `evidence`'s kind, `min_evidence` is `mix_targets`'s. `supervision`: `tokenmix` and `area` are
-    `mix_targets`'s. With a store of kind topk (TokenMix, Table 2) also `relabel`, the teacher's probabilities for both
-    crops, mixed by area, and `tokenlabeling`, labels mixed by area together with the teacher's probabilities for every
-    token, as `TokenTargets`. In both, an image without a map has its label only.
+    `evidence`: the kind of `evidence`. `min_evidence`: as in `mix_targets`. `supervision`: `tokenmix` or `area`, as in
+    `mix_targets`; or, with a store of kind topk (TokenMix, Table 2), `relabel`: the teacher's probabilities for both
+    crops, mixed by area; or `tokenlabeling`: labels mixed by area together with the teacher's probabilities for every
+    token, as `TokenTargets`. In the last two, an image without a map has its label only.
     """
 
     mixup_alpha: float = 0.8
@@ -43,13 +43,7 @@ class MixSettings:
     label_smoothing: float = 0.1
     mode: str = "batch"
     cutmix_minmax: None = None
-    kind: str = "block"
-    kept: float = 0.5
-    beta: tuple[float, float] | None = None
-    min_tokens: int = 14
-    aspect: tuple[float, float] = (0.3, 1 / 0.3)
     per: str = "batch"
-    variant: str = "exact"
     evidence: str = "logit"
     supervision: str = "tokenmix"
     min_evidence: float = MIN_EVIDENCE
@@ -72,20 +66,9 @@ def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
     for (name, found), least in zip(numbers.items(), (0, np.finfo(float).tiny, 1), strict=True):
         if not least <= found < np.inf:
             raise ValueError(f"TokenMix: {name}: expected a number >= {least:g}, found {found}; change the setting")
-    # The other kinds take `kept` and `per`, which are checked here too.
-    check_mask_settings(
-        1,
-        grid,
-        settings.kind if settings.kind in KINDS else "block",
-        settings.kept,
-        settings.beta,
-        settings.min_tokens,
-        settings.aspect,
-        settings.per,
-        settings.variant,
-    )
     if settings.kind not in KINDS:
         _refuse_mask_settings(settings)
+    check_mask_settings(1, grid, settings)  # of the others `kept` and `per`
 
 
 def _refuse_mask_settings(settings: MixSettings) -> None:

@@ -19,9 +19,9 @@ def _positive(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _contrast(maps: torch.Tensor) -> torch.Tensor:
-    """What stands out of the background: level and extent of both are the map's own, by Otsu's threshold.
+    """Otsu's threshold splits each map into object and background; no fixed level or size.
 
-    A fixed quantile as the background's level, such as the median, loses every object larger than the rest.
+    A fixed quantile as the background's level, such as the median, loses every object that covers more of the image.
     """
     # NumPy sorts short rows much faster than torch does on a CPU.
     ordered = torch.from_numpy(np.sort(maps.flatten(1).cpu().numpy())).to(maps.device)

@@ -55,7 +55,7 @@ def align(
     _check_shapes(evidence, views, affines, bounds)
     if loops := compiled_for(evidence, views, affines, bounds):
         places = [as_array(part, np.float64) for part in (views, affines, bounds)]
-        if loops.are_sound(*places):  # otherwise `_check_numbers` below says what is wrong
+        if loops.are_valid(*places):  # otherwise `_check_numbers` below says what is wrong
             maps = as_array(evidence, np.float32)
             return torch.from_numpy(loops.align_arrays(maps, *places, grid, int(samples), bool(refined)))
     _check_numbers(views, affines, bounds)
@@ -67,9 +67,9 @@ def align(
 def refine(evidence: torch.Tensor) -> torch.Tensor:
     """Cut every cell in four: float32 [B, h, w] >= 0 to [B, 2h, 2w].
 
-    A cell keeps its mass, and leans it towards its heavier neighbours: by an eighth of their difference along
-    each axis, at most all of it. So an object's border lies within a cell and not at its edge, which takes a
-    third off the error of an ideal map's scores (`benchmarks/geometry.py`).
+    A cell keeps its mass. Along each axis, an eighth of the difference between its two neighbours is shifted to the
+    half at the heavier one, but no more than the other half has. So an object's border lies within a cell and not at
+    its edge, which takes a third off the error of an ideal map's scores (`benchmarks/geometry.py`).
     """
     require_shape("refine: evidence", evidence, (None, None, None), "pass one map per sample, [B, h, w]")
     batch, h, w = evidence.shape
@@ -84,11 +84,11 @@ def _cut(maps: torch.Tensor) -> torch.Tensor:
 def _halve(maps: torch.Tensor, dim: int) -> torch.Tensor:
     half = maps / 2
     steps = maps.diff(dim=dim).div_(8)
-    lean, cells = torch.zeros_like(maps), maps.shape[dim]
-    lean.narrow(dim, 0, cells - 1).add_(steps)
-    lean.narrow(dim, 1, cells - 1).add_(steps)
-    lean = torch.minimum(torch.maximum(lean, -half), half)
-    return torch.cat((half - lean, half + lean), dim)
+    shift, cells = torch.zeros_like(maps), maps.shape[dim]
+    shift.narrow(dim, 0, cells - 1).add_(steps)
+    shift.narrow(dim, 1, cells - 1).add_(steps)
+    shift = torch.minimum(torch.maximum(shift, -half), half)
+    return torch.cat((half - shift, half + shift), dim)
 
 
 class _Batch(NamedTuple):

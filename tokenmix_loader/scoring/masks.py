@@ -27,6 +27,19 @@ _MAX_BLOCKS = 64
 _RELEASED_ATTEMPTS = 10
 
 
+@dataclass(kw_only=True, eq=False)
+class MaskSettings:
+    """The settings of `sample_masks`, which explains them."""
+
+    kind: str = "block"
+    kept: float = 0.5
+    beta: tuple[float, float] | None = None
+    min_tokens: int = 14
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    per: str = "sample"
+    variant: str = "exact"
+
+
 @dataclass(frozen=True)
 class _Shape:
     """Blocks hold at least `min_tokens` tokens; height / width is log-uniform within `aspect`."""
@@ -64,21 +77,30 @@ def sample_masks(
 
     Raises ValueError for a setting out of range.
     """
-    check_mask_settings(batch, grid, kind, kept, beta, min_tokens, aspect, per, variant)
-    draws = batch if per == "sample" else 1
-    shares = [kept] * draws if beta is None else rng.beta(*beta, size=draws).tolist()
+    settings = MaskSettings(
+        kind=kind, kept=kept, beta=beta, min_tokens=min_tokens, aspect=aspect, per=per, variant=variant
+    )
+    return draw_masks(rng, batch, grid, settings)
+
+
+def draw_masks(rng: np.random.Generator, batch: int, grid: Grid, chosen: MaskSettings) -> torch.Tensor:
+    """`sample_masks` with its settings in one object."""
+    require_choice("sample_masks: kind", chosen.kind, KINDS)
+    check_mask_settings(batch, grid, chosen)
+    draws = batch if chosen.per == "sample" else 1
+    shares = [chosen.kept] * draws if chosen.beta is None else rng.beta(*chosen.beta, size=draws).tolist()
     counts = [count_kept(share, grid) for share in shares]
-    if kind == "random":
+    if chosen.kind == "random":
         masks = _random(rng, counts, grid)
     else:
-        shape = _Shape(grid, min_tokens, aspect)
-        draw = _released if variant == "released" else _blocks if kind == "block" else _region
+        shape = _Shape(grid, chosen.min_tokens, chosen.aspect)
+        draw = _released if chosen.variant == "released" else _blocks if chosen.kind == "block" else _region
         masks = np.array([draw(rng, count, shape) for count in counts])
     return torch.from_numpy(masks).expand(batch, *grid)
 
 
-def distinct(masks: torch.Tensor) -> torch.Tensor:
-    """[1, gh, gw] where masks [B, gh, gw] are one mask stored once, else `masks`."""
+def without_copies(masks: torch.Tensor) -> torch.Tensor:
+    """[1, gh, gw] where all masks [B, gh, gw] are views of one, stored once; else `masks`."""
     return masks[:1] if masks.stride(0) == 0 else masks
 
 
@@ -177,29 +199,19 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return low * math.pow(high / low, rng.random())
 
 
-def check_mask_settings(
-    batch: int,
-    grid: Grid,
-    kind: str,
-    kept: float,
-    beta: tuple[float, float] | None,
-    min_tokens: int,
-    aspect: tuple[float, float],
-    per: str,
-    variant: str,
-) -> None:
-    """Raise ValueError for a setting of `sample_masks` out of range."""
+def check_mask_settings(batch: int, grid: Grid, chosen: MaskSettings) -> None:
+    """Raise ValueError for a setting of `sample_masks` out of range; of the kind that is the caller's to check."""
     require_grid("sample_masks: grid", grid)
-    require_choice("sample_masks: kind", kind, KINDS)
-    require_choice("sample_masks: per", per, ("sample", "batch"))
-    require_choice("sample_masks: variant", variant, ("exact", "released"))
-    exact, pair = variant == "exact", np.shape(aspect) == (2,)
+    require_choice("sample_masks: per", chosen.per, ("sample", "batch"))
+    require_choice("sample_masks: variant", chosen.variant, ("exact", "released"))
+    beta, aspect, kind = chosen.beta, chosen.aspect, chosen.kind
+    exact, pair = chosen.variant == "exact", np.shape(aspect) == (2,)
     beta_ok = beta is None or (np.shape(beta) == (2,) and min(beta) > 0)
     rules = (
         ("batch", batch >= 1, "at least 1", batch),
-        ("kept", 0 <= kept <= 1, "a share from 0 to 1", kept),
+        ("kept", 0 <= chosen.kept <= 1, "a share from 0 to 1", chosen.kept),
         ("beta", beta_ok, "two positive numbers", beta),
-        ("min_tokens", min_tokens >= 1, "at least 1", min_tokens),
+        ("min_tokens", chosen.min_tokens >= 1, "at least 1", chosen.min_tokens),
         ("aspect", pair and 0 < aspect[0] <= aspect[1] < math.inf, "0 < low <= high", aspect),
         ("variant 'released'", exact or kind == "block", "kind 'block'", kind),
         ("variant 'released'", exact or beta is None, "a fixed share, without beta", beta),

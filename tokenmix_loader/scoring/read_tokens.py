@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 
 
 class FoundMaps(NamedTuple):
-    """Rows [B] to read and their views [B, 4]; where `missing` [B] (None: nowhere), some row and the whole image."""
+    """Rows [B] to read and their views [B, 4]; `missing` bool [B]: which images have no map, None where all have one.
+
+    An image without a map has row 0 and the view of the whole image, as placeholders.
+    """
 
     rows: Ints
     views: torch.Tensor
@@ -29,10 +32,11 @@ class FoundMaps(NamedTuple):
 
 
 def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
-    """The evidence in each token of a batch of crops, float32 [B, gh, gw]; it sums to what the crop holds of 1.
+    """The evidence in each token of a batch of crops, float32 [B, gh, gw].
 
-    `targets` is a batch on the CPU. Images without a map have no evidence. Raises StoreMismatch where the store has
-    other labels in these rows: it is not the one that the dataset was joined to; ValueError for other shapes.
+    It sums to the share of the map's evidence inside the crop. `targets` is a batch on the CPU. Images without a map
+    have no evidence. Raises StoreMismatch where the store has other labels in these rows: it is not the one that the
+    dataset was joined to; ValueError for other shapes.
     """
     grid = require_grid("read_tokens: grid", grid)
     found = find_maps(store, targets)
@@ -56,7 +60,7 @@ def _align_logits(raw: Array, found: FoundMaps, targets: MapTarget, grid: Grid) 
     if loops is None:
         return None
     arrays = [as_array(part, np.float64) for part in places]
-    if not loops.are_sound(*arrays):
+    if not loops.are_valid(*arrays):
         return None
     present = np.ones(len(raw), np.bool_) if found.missing is None else ~found.missing.numpy()
     tokens = loops.align_logits(np.ascontiguousarray(raw, np.float32), present, *arrays, grid, SAMPLES)

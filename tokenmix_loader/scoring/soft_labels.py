@@ -22,9 +22,10 @@ Array = npt.NDArray[Any]
 
 
 class _Planes(NamedTuple):
-    """Logits of the dataset's classes that the teacher named anywhere in an image, and of the label.
+    """Logits of B images in P planes: for each image one per class in the top k of any of its cells, and its label's.
 
-    Plane p [h, w] is class `classes[p]` of image `owners[p]`, above `floor` [B, h, w], the logit of all other classes.
+    Plane p, [h, w], belongs to class `classes[p]` of image `owners[p]` and holds by how much its logit is above
+    `floor` [B, h, w], the logit of all other classes.
     """
 
     owners: torch.Tensor

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.scoring.masks import distinct
+from tokenmix_loader.scoring.masks import without_copies
 from tokenmix_loader.shapes import require_choice, require_shape
 
-Scores = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]  # [B] each: of image i, and of its partner
 
 # A crop that holds less than this share of a map's evidence holds background, not the object. Low: a crop with
 # a sliver of the object is still scored better by its map than by area.
@@ -24,7 +24,7 @@ def mix_scores(
     *,
     min_evidence: float = MIN_EVIDENCE,
     supervision: str = "tokenmix",
-) -> Scores:
+) -> Pair:
     """How much of image i and of its partner stays visible: two float32 [B] in [0, 1].
 
     `tokens` [B, gh, gw] >= 0 come from `align` on maps of mass 1; `masks` bool [B, gh, gw], True = the token
@@ -39,7 +39,7 @@ def mix_scores(
     if supervision == "area":
         return area, 1 - area
     mass = tokens.sum(dim=(1, 2))
-    seen = mass >= _least(min_evidence)
+    seen = mass >= _least_mass(min_evidence)
     share_a = _visible_share(tokens, kept, mass)
     share_b = _visible_share(tokens[partner], 1 - kept, mass[partner])
     return torch.where(seen, share_a, area), torch.where(seen[partner], share_b, 1 - area)
@@ -55,8 +55,8 @@ def _check_mix(tokens: torch.Tensor, masks: torch.Tensor, partner: torch.Tensor)
         raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
 
 
-def _least(min_evidence: float) -> float:
-    """What counts as evidence at all; more than nothing."""
+def _least_mass(min_evidence: float) -> float:
+    """The mass from which on a crop is scored by its map: more than none, even where `min_evidence` is 0."""
     return max(min_evidence, torch.finfo(torch.float32).tiny)
 
 
@@ -88,14 +88,14 @@ def mix_targets(
         of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
         # Otherwise the checks of the tensor code below say what is wrong.
         if loops.are_within(of_labels, num_classes) and loops.are_within(of_partner, len(tokens)):
-            of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, distinct(masks)))
-            settings = int(num_classes), float(smoothing), float(_least(min_evidence))
+            of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, without_copies(masks)))
+            settings = int(num_classes), float(smoothing), float(_least_mass(min_evidence))
             return torch.from_numpy(loops.mix_arrays(of_tokens, of_masks, of_labels, of_partner, *settings))
     scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
     return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
 
 
-def dense_targets(scores: Scores, labels: Scores, num_classes: int, *, smoothing: float = 0.1) -> torch.Tensor:
+def dense_targets(scores: Pair, labels: Pair, num_classes: int, *, smoothing: float = 0.1) -> torch.Tensor:
     """Scores [B] of two labels [B] each, as float32 [B, K].
 
     Equal labels add, at most to 1. Smoothing gives every class an equal part of the share `smoothing` of the

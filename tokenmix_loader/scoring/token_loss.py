@@ -1,4 +1,4 @@
-"""Targets for every token of a mixed image, and their loss (TokenLabeling, arXiv 2104.10858; TokenMix, Table 2)."""
+"""Loss of per-token targets (TokenLabeling, arXiv 2104.10858; TokenMix, Table 2)."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 1. `trace.trace` flattens the user's Compose into steps and looks each one's exact type up in `RECORDERS`, which maps a
    type to the function that makes a recording version of a step; a type that stands nowhere is refused by name.
-2. A recording step is the user's own object under a class in which one method also calls `recorder.record` with the
-   geometry that was just drawn (`recorder.with_replaced`). So draws, pixels and random streams stay the same.
+2. A recording step is the user's own object, under a subclass in which one method also calls `recorder.record` with the
+   geometry that was just drawn (`recorder.with_replaced`), or inside a function that records what the step did. So
+   draws, pixels and random streams stay the same.
 3. Policies move pixels deep inside: there the image records what Pillow is asked to do (`pillow.apply_recorded`).
 4. `recorder.run` calls the steps and composes their records, affine maps of unit squares (`affine`), into one.
 

@@ -17,6 +17,9 @@ IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 WHOLE: Bounds = (0.0, 0.0, 1.0, 1.0)
 FLIP_X: Affine = (-1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
 FLIP_Y: Affine = (1.0, 0.0, 0.0, 0.0, -1.0, 1.0)
+QUARTER_TURNS: tuple[Affine, ...] = (  # so many, anticlockwise
+    IDENTITY, (0.0, -1.0, 1.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 1.0, 0.0, -1.0, 1.0), (0.0, 1.0, 0.0, -1.0, 0.0, 1.0),
+)  # fmt: skip
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
@@ -26,9 +29,9 @@ def compose(outer: Affine, inner: Affine) -> Affine:
     return (a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f)
 
 
-def between_unit_squares(pixels: Affine, of: tuple[int, int], to: tuple[int, int]) -> Affine:
-    """The same map as `pixels`, which goes from an image of size `of` to one of size `to`, (width, height) in px."""
-    a, b, c, d, e, f = pixels
+def between_unit_squares(in_px: Affine, of: tuple[int, int], to: tuple[int, int]) -> Affine:
+    """The same map as `in_px`, which goes from an image of size `of` to one of size `to`, (width, height) in px."""
+    a, b, c, d, e, f = in_px
     (u, v), (x, y) = of, to
     return (a * u / x, b * v / x, c / x, d * u / y, e * v / y, f / y)
 
@@ -57,7 +60,7 @@ def _reach(by_u: float, by_v: float, offset: float) -> tuple[float, float]:
     return near, far
 
 
-def crop_of(image: Any, left: int, top: int, width: int, height: int) -> Affine:
+def crop_affine(image: Any, left: int, top: int, width: int, height: int) -> Affine:
     """A crop's unit square in that of the image, all in px."""
     image_width, image_height = size_of(image)
     return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)

@@ -10,16 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, IDENTITY, Affine, between_unit_squares
+from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, IDENTITY, QUARTER_TURNS, Affine, between_unit_squares
 from tokenmix_loader.tracing.recorder import Step, record
 
 Params = Mapping[str, Any]
 WHOLE_IMAGE = ("Resize", "SmallestMaxSize", "LongestMaxSize", "RandomScale", "NoOp", "ToTensorV2")
 CROPS = ("RandomResizedCrop", "RandomSizedCrop", "RandomCrop", "CenterCrop", "Crop")
-# Anticlockwise.
-QUARTER_TURNS: tuple[Affine, ...] = (
-    IDENTITY, (0.0, -1.0, 1.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 1.0, 0.0, -1.0, 1.0), (0.0, 1.0, 0.0, -1.0, 0.0, 1.0),
-)  # fmt: skip
 
 
 def is_albumentations(step: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Crops, flips and resizes of timm and of torchvision's first transforms: what they draw is recorded."""
+"""Crops, flips and resizes of timm and torchvision v1, and what v2 has in common with them: resizes, central crops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from timm.data import transforms as timm_transforms
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_of, size_of
+from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_affine, size_of
 from tokenmix_loader.tracing.recorder import Recorder, Step, record, with_replaced
 
 
@@ -22,7 +22,7 @@ def _recording_random_crop(step: Any) -> Step:
 
     def get_params(_: Any, image: Any, *args: Any) -> Any:
         top, left, height, width = drawn = draw(image, *args)
-        record(crop_of(image, left, top, width, height))
+        record(crop_affine(image, left, top, width, height))
         return drawn
 
     return with_replaced(step, get_params=get_params)
@@ -33,7 +33,7 @@ def _recording_crop_or_pad(step: Any) -> Step:
 
     def get_params(self: Any, image: Any, *args: Any) -> Any:
         top, left = drawn = draw(image, *args)
-        record(crop_of(image, left, top, *self.size[::-1]), filling=True)
+        record(crop_affine(image, left, top, *self.size[::-1]), filling=True)
         return drawn
 
     return with_replaced(step, get_params=get_params)
@@ -44,7 +44,7 @@ def _recording_centre_crop(step: Any) -> Step:
         width, height = size_of(image)
         crop_height, crop_width = step.size
         left, top = _centre_offset(width, crop_width), _centre_offset(height, crop_height)
-        record(crop_of(image, left, top, crop_width, crop_height), filling=True)
+        record(crop_affine(image, left, top, crop_width, crop_height), filling=True)
         return step(image)
 
     return crop

@@ -11,15 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, between_unit_squares
+from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, QUARTER_TURNS, Affine, between_unit_squares
 from tokenmix_loader.tracing.recorder import record
 
 _TRANSPOSED: dict[Image.Transpose, Affine] = {
     Image.Transpose.FLIP_LEFT_RIGHT: FLIP_X,
     Image.Transpose.FLIP_TOP_BOTTOM: FLIP_Y,
-    Image.Transpose.ROTATE_90: (0, -1, 1, 1, 0, 0),
-    Image.Transpose.ROTATE_180: (-1, 0, 1, 0, -1, 1),
-    Image.Transpose.ROTATE_270: (0, 1, 0, -1, 0, 1),
+    Image.Transpose.ROTATE_90: QUARTER_TURNS[1],
+    Image.Transpose.ROTATE_180: QUARTER_TURNS[2],
+    Image.Transpose.ROTATE_270: QUARTER_TURNS[3],
 }
 
 

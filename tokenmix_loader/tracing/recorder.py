@@ -35,7 +35,7 @@ def record(move: Affine, *, filling: bool = False) -> None:
 
 
 def run(steps: list[Step], image: Any) -> tuple[Any, Affine, Bounds]:
-    """The image after all steps, the map of its unit square to that of the input, and the box of it that is left."""
+    """The image after all steps, the affine from its unit square to the input's, and what of the input it may show."""
     moves: list[tuple[Affine, bool]] = []
     _record.moves = moves
     for step in steps:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchvision.transforms import v2
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_of
+from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_affine
 from tokenmix_loader.tracing.pillow import apply_recorded
 from tokenmix_loader.tracing.recorder import Recorder, Step, record, with_replaced
 
@@ -54,7 +54,7 @@ def _recording_image(method: str) -> Recorder:
 
 
 def _crop(image: Any, params: Params) -> Affine:
-    return crop_of(image, params["left"], params["top"], params["width"], params["height"])
+    return crop_affine(image, params["left"], params["top"], params["width"], params["height"])
 
 
 RECORDERS: dict[type, Recorder] = {

@@ -39,12 +39,13 @@ class UntraceableTransform(TypeError):  # noqa: N818 -- says what the transform 
     """A transform has a step whose geometry cannot be recorded."""
 
 
-class View(NamedTuple):
+class TracedImage(NamedTuple):
     """A transformed image and where it comes from, as `align` takes it.
 
     `affine` float64 [2, 3] maps the result's unit square to that of the input, `(x, y) = affine @ (u, v, 1)`.
-    `bounds` float64 [4] is a box (x0, y0, x1, y1) in the input: nothing outside of it is visible. It is what
-    the crop left over, so it matters where something turns or moves the crop and fills up with a colour.
+    `bounds` float64 [4] is a box (x0, y0, x1, y1) in the input's unit square; nothing outside of it is visible. Where
+    a crop is rotated or shifted afterwards, the affine also reaches what was cropped away, which the result shows as a
+    colour: only the bounds tell.
     """
 
     image: Any
@@ -64,13 +65,13 @@ class TracedTransform:
         return TracedTransform, (self._transform,)
 
     def __call__(self, image: Any) -> tuple[Any, Array]:
-        """The transformed image and its affine, see `View`."""
+        """The transformed image and its affine, see `TracedImage`."""
         return self.view(image)[:2]
 
-    def view(self, image: Any) -> View:
+    def view(self, image: Any) -> TracedImage:
         """The transformed image, its affine and its bounds."""
         image, place = self.placed(image)
-        return View(image, place[:6].reshape(2, 3), place[6:])
+        return TracedImage(image, place[:6].reshape(2, 3), place[6:])
 
     def placed(self, image: Any) -> tuple[Any, Array]:
         """The transformed image, and affine and bounds in one float64 [10], which costs least."""

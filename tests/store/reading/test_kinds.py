@@ -177,7 +177,7 @@ def test_rules_hold_for_writers_and_verify(tmp_path: Path, kind: str, name: str,
 def test_a_kind_of_one_plane_needs_a_line_in_kinds_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    monkeypatch.setitem(KINDS, "depth_map", (("distance", "hw"),))  # type: ignore[arg-type]
+    monkeypatch.setitem(KINDS, "depth_map", (("distance", "hw"),))
     maps = payload_of("activation")["activation"].astype("float16" if dtype == "float16" else "float32")
     batch = replace(make_rows(ROWS, GRID), payload={"distance": maps})
     write_store(tmp_path / "maps", batch, 3, kind="depth_map", grid=GRID, dtype=dtype)
@@ -189,7 +189,7 @@ def test_a_kind_of_one_plane_needs_a_line_in_kinds_only(
 
 
 def test_a_kind_of_several_planes_is_not_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "pair", (("left", "hw"), ("right", "hw")))  # type: ignore[arg-type]
+    monkeypatch.setitem(KINDS, "pair", (("left", "hw"), ("right", "hw")))
     maps = payload_of("activation")["activation"]
     batch = replace(make_rows(ROWS, GRID), payload={"left": maps, "right": maps})
     write_store(tmp_path / "maps", batch, 3, kind="pair", grid=GRID)
