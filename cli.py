@@ -29,7 +29,7 @@ from extract.command_line.options import (
     job_options,
     slurm_options,
 )
-from extract.command_line.terminal import describe_header, describe_report, say, share_cores, spell_bytes, user_errors
+from extract.command_line.terminal import describe_header, describe_report, say, let_openmp_sleep, spell_bytes, user_errors
 from extract.job.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main() -> None:
 @job_options
 def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
     """Rows, shards, bytes and estimated hours of a job; writes nothing."""
-    share_cores()
+    let_openmp_sleep()
     with user_errors():
         result = calls.plan(images, teacher, options, class_map=class_map, say=say)
         describe_header(result.header)
@@ -70,7 +70,7 @@ def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: Jo
 @EXTEND
 def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
-    share_cores()
+    let_openmp_sleep()
     with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a signal may arrive, too
         from extract.command_line.progress_bar import show_progress
 
@@ -134,7 +134,7 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
 @click.option("-o", "--output", type=PATH, required=True, help="The head's file, for `extract --head`.")
 def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions) -> None:
     """Fit a linear head for the classes of IMAGES on the teacher's features, for `extract --head`."""
-    share_cores()
+    let_openmp_sleep()
     with stop_on_signals() as stop, user_errors():
         from extract.command_line.progress_bar import show_progress
 

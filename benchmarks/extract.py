@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import read
 from benchmarks.photographs import SIZE, write_photographs
-from extract.command_line.terminal import share_cores
+from extract.command_line.terminal import let_openmp_sleep
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
 from extract.job.decoding import START_METHOD, Decoder
@@ -188,6 +188,6 @@ def machine(device: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if "OMP_WAIT_POLICY" not in os.environ:  # torch has read it by now: once more, as the command sets it
-        share_cores()
+        let_openmp_sleep()
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.extract", *sys.argv[1:]])
     main()

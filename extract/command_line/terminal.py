@@ -97,7 +97,7 @@ def describe_report(report: Report, store: Path) -> None:
     click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")
 
 
-def share_cores() -> None:
+def let_openmp_sleep() -> None:
     """Let the teacher's threads sleep while they wait: on a CPU, decoding needs the cores that OpenMP would spin on.
 
     To be called before torch is loaded. benchmarks/extract.py shows what it does to a decode-bound job.

@@ -36,18 +36,18 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     if images.digest == header.dataset["digest"]:
         return images, header.earlier
     labels = stored_labels(store, header)
-    way_back = _way_back(store, images, earlier_keys)
-    _refuse_lost(store, images, labels, way_back)
+    hint = _drop_extension_hint(store, images, earlier_keys)
+    _refuse_lost(store, images, labels, hint)
     complete = len(present_shards(store, header)) == header.sharding.shards
     if not complete and extend:
         raise ImagesError(
             f"{store}: expected a complete store to extend, found {len(labels)} of {header.rows} rows; take the new "
-            f"images away, finish it, and extend it then{way_back}"
+            f"images away, finish it, and extend it then{hint}"
         )
-    if not complete and way_back:
+    if not complete and hint:
         raise StoreMismatch(
             f"{store}: dataset.digest: stored {header.dataset['digest']}, given {images.digest}: expected the images "
-            f"of its last extension, which is not complete, found others; give those{way_back}"
+            f"of its last extension, which is not complete, found others; give those{hint}"
         )
     new = [key for key in images.keys if key not in labels]
     if not (complete and new):  # another order, or who knows: the header's comparison refuses it
@@ -70,14 +70,14 @@ def require_same(store: Path, header: Header) -> None:
         require_own_shards(store, header)
 
 
-def _way_back(store: Path, images: ImageList, earlier_keys: Sequence[str]) -> str:
+def _drop_extension_hint(store: Path, images: ImageList, earlier_keys: Sequence[str]) -> str:
     """What else can be done where the images from before the last extension are all here, and it has others."""
     if not earlier_keys or not set(earlier_keys) <= set(images.keys):
         return ""
     return f"; or take the last extension back with `tokenmix drop-extension {store}` and --extend again"
 
 
-def _refuse_lost(store: Path, images: ImageList, stored: dict[str, int], way_back: str) -> None:
+def _refuse_lost(store: Path, images: ImageList, stored: dict[str, int], hint: str) -> None:
     given = dict(zip(images.keys, images.labels.tolist(), strict=True))
     gone = [key for key in stored if key not in given]
     other = [
@@ -90,7 +90,7 @@ def _refuse_lost(store: Path, images: ImageList, stored: dict[str, int], way_bac
         what += [f"{len(other)} have another label: {', '.join(other[:3])}"] if other else []
         raise StoreMismatch(
             f"{store}: dataset.digest: expected the {len(stored)} images of its shards with their labels, found that "
-            f"{' and '.join(what)}; give the stored list, or another path to start a new store{way_back}"
+            f"{' and '.join(what)}; give the stored list, or another path to start a new store{hint}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`hfds/NAME[:SPLIT]` and `wds/FOLDER` in the place of an image folder; imported by `tokenmix --help`."""
+"""`hfds/NAME[:SPLIT]` and `wds/FOLDER` in the place of an image folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ SCHEMES = ("hfds", "wds")
 
 
 def split_scheme(images: Path) -> tuple[str, str] | None:
-    """Scheme and name, which is an absolute path where it is a local folder; None for any other path.
+    """The scheme, and the name: of a local folder its absolute path. None for any path without a scheme.
 
-    A path has lost its second slash: `hfds//data/x` is the folder /data/x, unless there is a data/x here.
+    pathlib turns `hfds//data/x` into `hfds/data/x`, so that is the folder /data/x, unless there is a data/x here.
     """
     scheme, *parts = images.parts or ("",)
     if scheme not in SCHEMES or not parts:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
-from extract.job.signals import follow_parent
+from extract.job.signals import end_with_parent
 from extract.teacher.preprocess import Preprocessing
 
 # Pillow's own limit against decompression bombs (89.5 Mpixel), applied to what a resize would allocate:
@@ -131,7 +131,7 @@ class DecodingProcesses:
             num_workers=self._count,
             collate_fn=self._decoder.collate,
             pin_memory=self._pin_memory,
-            worker_init_fn=partial(follow_parent, os.getpid()),
+            worker_init_fn=partial(end_with_parent, os.getpid()),
             multiprocessing_context=START_METHOD if self._count else None,
         )
         batches = iter(loader)

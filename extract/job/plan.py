@@ -25,7 +25,7 @@ from store.spec import HEADER_FILE
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes are exact; rates are measured on this machine, on the first images of the list."""
+    """Sizes are exact; rates are measured here: decoding on images from all over the list, the teacher on blanks."""
 
     header: Header
     shards: int

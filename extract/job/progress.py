@@ -15,7 +15,7 @@ from store.spec import STATUS_OK, Json
 
 @dataclass
 class Progress:
-    """What is known while the job runs; `seconds` counts from the first batch asked for."""
+    """What is known while the job runs; `seconds` counts from the start of filling."""
 
     total: int  # rows of this worker's share that were missing at start, and those taken over from others
     done: int = 0
@@ -69,7 +69,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Report:
-    """How a run ended. `complete`: every shard of this worker's share is in place; `stopped`: not all of the store."""
+    """How a run ended. `complete`: all shards of this worker's are in place; `stopped`: not all of the store's."""
 
     progress: Progress
     shards_written: int

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from extract.job.shard_queue import ShardQueue, outlast
+from extract.job.shard_queue import ShardQueue, retry_while_unreachable
 from store import Header, RowBatch
 from store.spec import Json
 
@@ -46,7 +46,7 @@ class Publisher:
         try:
             self._queue.writers[shard].append(rows)
             if last:
-                outlast(self._queue.writers[shard].publish)
+                retry_while_unreachable(self._queue.writers[shard].publish)
                 del self._queue.writers[shard]
             self._queue.beat(self._note())
         except BaseException:

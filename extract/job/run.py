@@ -66,7 +66,8 @@ def run_job(
             stop=stop,
         )
     except RuntimeError as error:  # torch raises it wherever this process is when a decoding process dies
-        source.refuse_dead_processes(error)
+        if source.decoding is not None:
+            source.decoding.refuse_dead(error)
         raise
 
 
@@ -114,7 +115,7 @@ class _TeacherRows:
 
     def __init__(self, images: ImageList, teacher: Teacher, header: Header, options: JobOptions):
         self._images, self._teacher, self._header, self._options = images, teacher, header, options
-        self._decoding: DecodingProcesses | None = None
+        self.decoding: DecodingProcesses | None = None
 
     def __call__(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Rows]:
         decoded = self._decode(row_numbers, progress)
@@ -125,9 +126,9 @@ class _TeacherRows:
     def _decode(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Batch]:
         decoder = Decoder(self._images, self._teacher.preprocessing)
         count = min(self._options.decoding_processes, math.ceil(progress.total / self._options.batch_size))
-        self._decoding = DecodingProcesses(decoder, count, pin_memory=self._teacher.device.type == "cuda")
+        self.decoding = DecodingProcesses(decoder, count, pin_memory=self._teacher.device.type == "cuda")
         asked = time.monotonic()
-        for batch in self._decoding.batches(row_numbers):
+        for batch in self.decoding.batches(row_numbers):
             progress.read_s += time.monotonic() - asked
             yield batch
             asked = time.monotonic()
@@ -148,11 +149,6 @@ class _TeacherRows:
     def _start(self, batch: Batch) -> Pending:
         dtype = getattr(torch, self._header.maps_dtype)
         return self._teacher.start(batch.pixels, outputs_of(self._header, self._images.labels[batch.rows]), dtype)
-
-    def refuse_dead_processes(self, error: RuntimeError) -> None:
-        """Raise ExtractError if a decoding process has ended otherwise than when told to."""
-        if self._decoding is not None:
-            self._decoding.refuse_dead(error)
 
 
 def _arrived(batch: Batch, pending: Pending, progress: Progress) -> tuple[Batch, Maps]:

@@ -28,7 +28,7 @@ _AWAY = (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT,
 T = TypeVar("T")
 
 
-def outlast(action: Callable[[], T]) -> T:
+def retry_while_unreachable(action: Callable[[], T]) -> T:
     """The result of `action`, repeated for up to OUTAGE_S while the store's folder cannot be reached."""
     end, pause_s = time.monotonic() + OUTAGE_S, 0.1
     while True:
@@ -132,7 +132,7 @@ class ShardQueue:
 
     def begin(self, shard: int) -> None:
         """Claim a shard."""
-        self.writers[shard] = outlast(lambda: ShardWriter(self._store, self._header, shard))
+        self.writers[shard] = retry_while_unreachable(lambda: ShardWriter(self._store, self._header, shard))
         self._begun.add(shard)
 
     def keep(self, shard: int) -> bool:
@@ -166,7 +166,7 @@ class ShardQueue:
         self.writers.clear()
 
     def _look(self) -> Listing:
-        return outlast(lambda: list_shards(self._store, self._header))
+        return retry_while_unreachable(lambda: list_shards(self._store, self._header))
 
     def _lives(self, claim: Claim) -> bool:
         """Whether its writer gave a sign of life lately.

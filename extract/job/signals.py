@@ -50,7 +50,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def follow_parent(parent: int, _worker_id: int = 0) -> None:
+def end_with_parent(parent: int, _worker_id: int = 0) -> None:
     """To be called first in the decoding processes of the process `parent`, which alone decides when they stop.
 
     Batch systems signal all processes of a group, so stop signals are ignored here. torch's workers check whether the

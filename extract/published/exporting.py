@@ -16,7 +16,7 @@ from store.folder.files import StrPath
 from store.reading.map_store import MapStore
 from store.spec import HEADER_FILE, STATUS_OK
 
-MAX_OUTPUTS_OF_HALF = 2049  # float16 holds every whole number up to 2048, but not all beyond
+MAX_FLOAT16_OUTPUTS = 2049  # float16 holds every whole number up to 2048, but not all beyond
 _BATCH = 256
 
 
@@ -48,9 +48,9 @@ def export_tree(path: StrPath, target: StrPath, *, on_progress: Callable[[int], 
         raise StoreError(f"{target}: expected a folder for .pt files, found a store; give another path")
     store = MapStore(path)
     outputs = store.header.outputs
-    if store.kind != "topk" or outputs > MAX_OUTPUTS_OF_HALF:
+    if store.kind != "topk" or outputs > MAX_FLOAT16_OUTPUTS:
         raise StoreError(
-            f"{path}: expected kind topk and at most {MAX_OUTPUTS_OF_HALF} classes of the teacher, found kind "
+            f"{path}: expected kind topk and at most {MAX_FLOAT16_OUTPUTS} classes of the teacher, found kind "
             f"{store.kind} and {outputs} classes; such maps have no place in this format"
         )
     files = [Path(target) / file for file in map_paths(store.keys)]

@@ -15,7 +15,7 @@ from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
 from extract.job.fill import fill_store
 from extract.job.progress import Progress, Report
-from extract.published.exporting import MAX_OUTPUTS_OF_HALF, map_paths
+from extract.published.exporting import MAX_FLOAT16_OUTPUTS, map_paths
 from extract.published.map_rows import MapRows
 from extract.published.torch_file import read_tensor
 from extract.settings import ImportOptions
@@ -85,9 +85,9 @@ def make_import_header(
     classes = range(len(images.class_names)) if teacher_class is None else teacher_class
     outputs = len(images.class_names) if outputs is None else outputs
     first = _first_map(tree, paths)
-    if first.dtype == np.float16 and outputs > MAX_OUTPUTS_OF_HALF:
+    if first.dtype == np.float16 and outputs > MAX_FLOAT16_OUTPUTS:
         raise ImagesError(
-            f"{tree}: expected at most {MAX_OUTPUTS_OF_HALF} classes, whose numbers float16 can hold, found {outputs}; "
+            f"{tree}: expected at most {MAX_FLOAT16_OUTPUTS} classes, whose numbers float16 can hold, found {outputs}; "
             "save the class numbers in another type"
         )
     view, dtype = FORMATS[form]

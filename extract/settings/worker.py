@@ -1,4 +1,4 @@
-"""Worker i of n: the only notion of parallelism, and which shards are its share."""
+"""Worker i of n: its share of the shards, and its device."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.job.shard_queue import outlast
+from extract.job.shard_queue import retry_while_unreachable
 from store import Cause, Header, Problem, ShardWriter, StoreError, create_store, verify
 from store.folder.files import discard_leftovers, present_shards
 from store.folder.head import Head
@@ -46,10 +46,10 @@ def _fill(path: Path, header: Header, earlier_keys: Sequence[str]) -> None:
     put_head(path, header, HEAD)
     discard_leftovers(path)
     for shard in sorted(set(range(header.sharding.shards)) - set(present_shards(path, header))):
-        with outlast(lambda shard=shard: ShardWriter(path, header, shard)) as writer:  # type: ignore[misc]
+        with retry_while_unreachable(lambda shard=shard: ShardWriter(path, header, shard)) as writer:  # type: ignore[misc]
             writer.append(part(BATCH, *header.sharding.bounds(shard)))
             writer.beat({"done": 3})
-            outlast(writer.publish)
+            retry_while_unreachable(writer.publish)
 
 
 def contents(path: Path) -> dict[str, bytes]:
