@@ -108,7 +108,7 @@ def test_the_strongest_penalty_that_does_as_well_as_the_best(tmp_path: Path) -> 
     """Clear classes need no weak penalty; those that show in a small difference of two channels do."""
     rows, labels = clusters([60] * 4, 60, 0.3)
     common = np.random.default_rng(1).normal(size=240)
-    hidden = np.stack([common, common + 0.02 * labels], 1)
+    hidden = np.stack([common, common + 0.2 * labels], 1)
     chosen = []
     for features in (rows, hidden.astype(np.float32)):
         with spooled(tmp_path, features) as spool:
