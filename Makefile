@@ -20,6 +20,7 @@ $(UV):
 
 demo: .venv/.ready
 	$(BIN)/python -m recipes.context_digits.demo demo
+	$(BIN)/python -m recipes.photographs.demo demo/photographs
 
 test: .venv/.ready
 	$(BIN)/python -m pytest

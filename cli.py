@@ -29,7 +29,14 @@ from extract.command_line.options import (
     job_options,
     slurm_options,
 )
-from extract.command_line.terminal import describe_header, describe_report, say, let_openmp_sleep, spell_bytes, user_errors
+from extract.command_line.terminal import (
+    describe_header,
+    describe_report,
+    let_openmp_sleep,
+    say,
+    spell_bytes,
+    user_errors,
+)
 from extract.job.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -255,7 +262,7 @@ def info(store: Path, as_json: bool) -> None:
 @click.option("-o", "--output", type=PATH, required=True, help="The PNG to write.")
 @click.option("--pairs", type=click.IntRange(1, 20), default=4, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--evidence", type=click.Choice(["logit", "contrast"]), default="logit", show_default=True)
+@click.option("--evidence", type=click.Choice(["auto", "logit", "contrast"]), default="auto", show_default=True)
 @click.option("--mask-kind", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
 def show(store: Path, images: Path, output: Path, pairs: int, seed: int, evidence: str, mask_kind: str) -> None:
     """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,12 @@ class Case(NamedTuple):
 
 
 CPU_CASES = {"light": Case("test_resnet", 96, 600, (1200, 900)), "heavy": Case("resnet101", None, 96)}
-GPU_CASES = {"light": Case("resnet101", None, 20_000), "heavy": Case("nfnet_f6", None, 4_000)}
+GPU_CASES = {"light": Case("resnet101", None, 8_000), "heavy": Case("nfnet_f6", None, 2_000)}
+# What a kind of map costs over kind label, images and maps staying on the device.
+KINDS: dict[str, dict[str, Any]] = {
+    "label": {}, "cam": {"kind": "cam"}, "cam, scales 1,2": {"kind": "cam", "scales": (1.0, 2.0)},
+}  # fmt: skip
+CPU_KIND_TEACHERS, GPU_KIND_TEACHERS = ("efficientnet_lite0", "resnet101"), ("resnet101", "efficientnet_lite0")
 
 
 class Cost(NamedTuple):
@@ -84,7 +90,10 @@ def main() -> None:
         results[name] = run(cases[name], given)
         print(json.dumps(results[name], indent=1), flush=True)
     if not given.case:
-        document = {"cases": results, "options": vars(given), "machine": machine(given.device)}
+        teachers = GPU_KIND_TEACHERS if on_gpu else CPU_KIND_TEACHERS
+        kinds = {name: kind_costs(name, given) for name in teachers}
+        print(json.dumps(kinds, indent=1), flush=True)
+        document = {"cases": results, "kinds": kinds, "options": vars(given), "machine": machine(given.device)}
         path = RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -101,6 +110,31 @@ def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:
         write_photographs(Path(folder) / "images", case.images, CLASSES, case.photograph)
         images = list_images(Path(folder) / "images")
         return {"case": case._asdict(), **measure(teacher, images, options, Path(folder), given.rounds)}
+
+
+def kind_costs(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of each kind's maps on a batch, and the time of each over that of kind label; in turns."""
+    base = TeacherSpec(name, random_weights=0, num_classes=CLASSES, device=given.device, amp=given.amp)
+    teachers = {kind: TimmTeacher(apply_preset(replace(base, **asked))) for kind, asked in KINDS.items()}
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(given.rounds + 1):
+        for kind, teacher in teachers.items():
+            seconds[kind].append(map_seconds(teacher, given.batch_size))
+    typical = {kind: statistics.median(found[1:]) for kind, found in seconds.items()}
+    return {
+        "images_per_s": {kind: round(1 / found, 2) for kind, found in typical.items()},
+        "time_over_label": {kind: round(found / typical["label"], 3) for kind, found in typical.items()},
+    }
+
+
+def map_seconds(teacher: TimmTeacher, batch_size: int, batches: int = 3) -> float:
+    """Per image, from pixels in memory to maps in memory."""
+    pixels = torch.randint(0, 256, (batch_size, 3, *teacher.preprocessing.input_size), dtype=torch.uint8)
+    outputs = torch.zeros(batch_size, dtype=torch.int64)
+    started = now(teacher)
+    for _ in range(batches):
+        teacher.start(pixels, outputs).result()
+    return (now(teacher) - started) / (batches * batch_size)
 
 
 def measure(teacher: TimmTeacher, images: ImageList, options: JobOptions, folder: Path, rounds: int) -> dict[str, Any]:

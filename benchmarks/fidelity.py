@@ -56,12 +56,12 @@ def run(images: Path, store: Path, pairs: int = 1000, seed: int = 0) -> dict[str
     maps = MapStore(store)
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.permutation(len(maps)) for _ in range(-(-pairs // len(maps)))])[:pairs]
-    pixel_masks = [_pixel_mask(images, maps.keys[row]) for row in rows.tolist()]
+    pixel_masks = [pixel_mask(images, maps.keys[row]) for row in rows.tolist()]
     evidences = _teacher_evidence(maps, rows) | _ideal_evidence(pixel_masks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torchvision's transforms take no generator
         errors = {
-            name: _errors(_views(transform, pixel_masks), evidences, rng) for name, transform in TRANSFORMS.items()
+            name: _errors(views_of(transform, pixel_masks), evidences, rng) for name, transform in TRANSFORMS.items()
         }
     return {
         "pairs": pairs,
@@ -86,12 +86,13 @@ def format_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _pixel_mask(images: Path, key: str) -> Image.Image:
+def pixel_mask(images: Path, key: str) -> Image.Image:
+    """The mask beside an image; FileNotFoundError where there is none."""
     path = (images.parent / "masks" / key).with_suffix(".png")
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: expected the pixel mask of {key}, found none; give the `images` folder that "
-            "recipes.context_digits.generate wrote"
+            "recipes.context_digits.generate or recipes.cut_outs.generate wrote"
         )
     mask = Image.open(path)
     mask.load()  # and close the file
@@ -107,15 +108,17 @@ def _ideal_evidence(masks: Sequence[Image.Image]) -> dict[str, tuple[Tensor, Ten
     """What a perfect teacher of a given grid would say: the mask's mean over each cell of the whole image."""
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(masks), 1)
     return {
-        f"ideal {side} x {side}": (torch.stack([_cells(mask, side) for mask in masks]), whole) for side in IDEAL_GRIDS
+        f"ideal {side} x {side}": (torch.stack([cells(mask, side) for mask in masks]), whole) for side in IDEAL_GRIDS
     }
 
 
-def _cells(mask: Image.Image, side: int) -> Tensor:
+def cells(mask: Image.Image, side: int) -> Tensor:
+    """The mask's mean over each of side x side cells."""
     return torch.from_numpy(np.asarray(mask.resize((side, side), Image.Resampling.BOX), np.float32).copy())
 
 
-def _views(transform: Callable[[Any], Any], masks: Sequence[Image.Image]) -> Views:
+def views_of(transform: Callable[[Any], Any], masks: Sequence[Image.Image]) -> Views:
+    """Every mask after the transform, whose chance is torch's."""
     traced = trace(transform)
     shown, affines = zip(*(traced(mask) for mask in masks), strict=True)
     pixels = np.stack([np.asarray(mask, np.float32) for mask in shown])
@@ -125,7 +128,21 @@ def _views(transform: Callable[[Any], Any], masks: Sequence[Image.Image]) -> Vie
 
 
 def _errors(views: Views, evidences: dict[str, tuple[Tensor, Tensor]], rng: np.random.Generator) -> dict[str, Any]:
-    """Every image is mixed with the next one, the last with the first."""
+    scored, errors = score_errors(views, evidences, rng)
+    return {
+        "scores": int(scored.sum()),
+        "left_out": int((~scored).sum()),
+        "targets": {name: summary(error, errors["area"]) for name, error in errors.items()},
+    }
+
+
+def score_errors(
+    views: Views, evidences: dict[str, tuple[Tensor, Tensor]], rng: np.random.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Which of the 2 B scores there is a truth for, and their absolute errors by target.
+
+    Every image is mixed with the next one, the last with the first: B scores of the images, then B of their partners.
+    """
     count = len(views.stroke)
     kept = sample_masks(rng, count, GRID, "block", kept=KEPT)
     partner = torch.arange(count).roll(-1)
@@ -138,15 +155,11 @@ def _errors(views: Views, evidences: dict[str, tuple[Tensor, Tensor]], rng: np.r
     for name, (maps, places) in evidences.items():
         tokens = align(refine(normalise(maps)), places, views.affines, GRID)
         scores[name] = mix_scores(tokens, kept, partner)
-    errors = {name: (torch.cat(pair)[scored] - truth).abs() for name, pair in scores.items()}
-    return {
-        "scores": int(scored.sum()),
-        "left_out": int((~scored).sum()),
-        "targets": {name: _summary(error, errors["area"]) for name, error in errors.items()},
-    }
+    return scored, {name: (torch.cat(pair)[scored] - truth).abs() for name, pair in scores.items()}
 
 
-def _summary(error: Tensor, area: Tensor) -> dict[str, float]:
+def summary(error: Tensor, area: Tensor) -> dict[str, float]:
+    """Mean error, its share of the area target's, and how often it is larger than that."""
     return {
         "error": round(float(error.mean()), 5),
         "ratio_to_area": round(float(error.mean() / area.mean()), 4),

@@ -42,7 +42,7 @@ def plan(
     class_map: StrPath | None = None,
     say: Callable[[str], None] = _silent,
 ) -> Plan:
-    """What a job would write and how long it would take, measured on the first images; writes nothing.
+    """What a job would write and how long it would take, measured on some of the images; writes nothing.
 
     Raises ImagesError and TeacherError as `run`.
     """
@@ -244,6 +244,7 @@ def _prepare(
     from extract.images.classes import match_classes
     from extract.images.listing import list_images
     from extract.teacher.presets import make_teacher
+    from store.spec import CLASS_AGNOSTIC_KINDS
 
     listed = list_images(images)
     teacher = make_teacher(spec)
@@ -252,7 +253,7 @@ def _prepare(
         teacher.num_classes,
         None if class_map is None else Path(class_map),
         output_names=teacher.class_names,
-        needed=spec.kind != "activation",
+        needed=spec.kind not in CLASS_AGNOSTIC_KINDS,
     )
     say(f"{len(listed)} images, {len(listed.class_names)} classes; {spec.name} on {teacher.device}, "
         f"grid {teacher.grid[0]} x {teacher.grid[1]}; its outputs for them: {classes.how}")  # fmt: skip

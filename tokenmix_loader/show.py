@@ -33,7 +33,7 @@ Colour = tuple[int, int, int]
 
 
 def draw_pairs(
-    images: Images, store: str | Path, pairs: int = 4, seed: int = 0, evidence: str = "logit", mask_kind: str = "block"
+    images: Images, store: str | Path, pairs: int = 4, seed: int = 0, evidence: str = "auto", mask_kind: str = "block"
 ) -> Image.Image:
     """A picture with one line per pair of images of different labels, in training crops.
 

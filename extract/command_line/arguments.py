@@ -40,7 +40,7 @@ def _spelled(option: str, value: object) -> Iterator[str]:
             yield from (option, f"{key}={part!r}")
     else:
         yield option
-        if isinstance(value, tuple):  # --input-size
-            yield "x".join(map(str, value))
+        if isinstance(value, tuple):
+            yield ("x" if option == "--input-size" else ",").join(map(str, value))
         else:
             yield str(value.absolute() if isinstance(value, Path) else value)

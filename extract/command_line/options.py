@@ -34,6 +34,19 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return int(sides[0]), int(sides[-1])
 
 
+def input_scales(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """`1,1.5` -> (1.0, 1.5)."""
+    if value is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales) or len(set(scales)) < len(scales):
+        raise click.BadParameter(f"{value!r} is no list of different scales from 0.1 to 10", ctx, param)
+    return scales
+
+
 def model_arguments(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
     """`key=value` each -> {key: value}; a value is a Python literal, or else the text itself."""
     found: dict[str, Any] = {}
@@ -82,7 +95,8 @@ _MAP_OPTIONS = [
     HEAD,
     click.option("--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True, help="What to store."),
     click.option("--top-k", type=click.IntRange(1), help="Kind topk: classes per token; default: 5."),
-    click.option("--cam-stage", metavar="MODULE", help="Kind cam: default, the last stage but one."),
+    click.option("--cam-stage", metavar="MODULE,...", help="Kind cam: default, the last stages from stride 8 on."),
+    click.option("--scales", callback=input_scales, metavar="S,S", help="Kind cam: of the input's size, as 1,2."),
     click.option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     click.option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
     click.option("--compile", is_flag=True, help="torch.compile the teacher: a minute at start."),

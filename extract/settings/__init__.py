@@ -36,7 +36,8 @@ class TeacherSpec:
     compile: bool = False
     kind: str = "label"
     top_k: int | None = None  # kind topk; None: 5
-    cam_stage: str | None = None  # kind cam
+    cam_stage: str | None = None  # kind cam: modules, with commas between
+    scales: tuple[float, ...] | None = None  # kind cam: of the input's size; None: 1
     class_token: bool = False
     flip_average: bool = False
 

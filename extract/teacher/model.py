@@ -10,6 +10,7 @@ import torch
 
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
+from extract.teacher.packaged import PACKAGES, load_packaged, timm_name
 from extract.teacher.weights import first_line, load_checkpoint
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,7 +22,8 @@ RESERVED_ARGS = frozenset(
 
 def build_model(spec: TeacherSpec) -> torch.nn.Module:
     """The timm model with its weights, in evaluation mode, on the CPU, float32. Raises TeacherError."""
-    _check_name(spec.name)
+    name, packaged = timm_name(spec.name), spec.pretrained and spec.name in PACKAGES
+    _check_name(name)
     _check_sources(spec)
     model_args = dict(spec.model_args)
     reserved = sorted(RESERVED_ARGS & model_args.keys())
@@ -35,10 +37,12 @@ def build_model(spec: TeacherSpec) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.random_weights or 0)
         try:
-            model: torch.nn.Module = timm.create_model(spec.name, pretrained=spec.pretrained, **model_args)
+            model: torch.nn.Module = timm.create_model(name, pretrained=spec.pretrained and not packaged, **model_args)
         except Exception as error:
             hint = "; without network give --checkpoint FILE" if spec.pretrained else "; check --model-arg"
             raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {first_line(error)}{hint}") from error
+    if packaged:
+        load_packaged(model, spec.name)
     if spec.checkpoint is not None:
         load_checkpoint(model, spec.checkpoint)
     return model.eval().requires_grad_(False)

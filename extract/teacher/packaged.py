@@ -1,7 +1,7 @@
 """Teachers whose ImageNet-1k weights lie in a package of the registry, for machines that reach no model hub.
 
-A package's tensors have other names than timm's model, but stand in the same order; that they belong there shows in their
-shapes, and in what the model says of photographs (tests/extract/teacher/test_packaged.py).
+A package's tensors have other names than those of timm's model, but stand in the same order; that they belong there
+shows in their shapes, and in what the model says of photographs (tests/extract/teacher/test_packaged.py).
 """
 
 from __future__ import annotations

@@ -10,12 +10,17 @@ import torch
 from timm.data import resolve_data_config
 
 from extract.errors import TeacherError
+from extract.teacher.tokens.centres import WHOLE
 from store.spec import Json
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """timm's evaluation transform in numbers. Sizes are (height, width) in pixels; mean and std of [0, 1] RGB."""
+    """timm's evaluation transform in numbers. Sizes are (height, width) in pixels; mean and std of [0, 1] RGB.
+
+    `token_view`: what the teacher's tokens cover, (x0, y0, x1, y1) in the unit square of its input; see
+    tokens/centres.py.
+    """
 
     input_size: tuple[int, int]
     crop_mode: str
@@ -23,6 +28,7 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    token_view: Sequence[float] = WHOLE
 
     @classmethod
     def of_model(cls, model: torch.nn.Module, **overrides: Any) -> Preprocessing:
@@ -43,8 +49,11 @@ class Preprocessing:
         )
 
     def header(self) -> dict[str, Json]:
-        """The `preprocessing` field of the store's header."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The `preprocessing` field of the store's header; without `token_view` where that is the whole input."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if tuple(self.token_view) == WHOLE:
+            del values["token_view"]
+        return values
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels of the image after the resize, before the crop."""
@@ -59,14 +68,15 @@ class Preprocessing:
         return round(width / ratio), round(height / ratio)
 
     def view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The rectangle (x0, y0, x1, y1) of the image's unit square that the input covers.
+        """The rectangle (x0, y0, x1, y1) of the image's unit square that the teacher's tokens cover.
 
-        Reaches outside [0, 1] where the crop pads. Follows the integer arithmetic of torchvision's Resize and
-        CenterCrop, and of timm's ResizeKeepRatio and CenterCropOrPad.
+        Reaches outside [0, 1] where the crop pads or tokens look there. Follows the integer arithmetic of torchvision's
+        Resize and CenterCrop, and of timm's ResizeKeepRatio and CenterCropOrPad.
         """
         x0, x1 = _crop_interval(self.resized(width, height)[0], self.input_size[1])
         y0, y1 = _crop_interval(self.resized(width, height)[1], self.input_size[0])
-        return x0, y0, x1, y1
+        u0, v0, u1, v1 = self.token_view
+        return _between(x0, x1, u0), _between(y0, y1, v0), _between(x0, x1, u1), _between(y0, y1, v1)
 
 
 class Normaliser:
@@ -86,6 +96,10 @@ class Normaliser:
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return (1 - share) * start + share * end
 
 
 def _crop_interval(resized_px: int, crop_px: int) -> tuple[float, float]:

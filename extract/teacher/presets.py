@@ -5,6 +5,7 @@ For ImageNet-1k's 1,281,167 images, kind label, float16:
     tokenmix extract IMAGES maps --teacher nfnet_f6  --pretrained --amp bf16     18 x 18 tokens, 0.83 GB
     tokenmix extract IMAGES maps --teacher resnet101 --pretrained --amp bf16      7 x 7 tokens, 0.13 GB
     tokenmix extract IMAGES maps --teacher resnet26  --pretrained --amp bf16      7 x 7 tokens, 0.13 GB
+    tokenmix extract IMAGES maps --teacher efficientnet_lite0 --kind cam         28 x 28 tokens, 2.0 GB; no hub needed
 
 Sizes are h * w * 2 bytes per image; keys, labels and digests add less than 100. Times are estimates, nobody
 has run them: by torch.utils.flop_counter NFNet-F6 takes 755 GFLOP per image, ResNet-101 15.6, ResNet-26 4.7; at 40 % of
@@ -23,6 +24,7 @@ import torch
 
 from extract.settings import TeacherSpec
 from extract.settings.worker import local_device
+from extract.teacher.packaged import PACKAGES
 from extract.teacher.protocol import Teacher
 from extract.teacher.saliency import NAME as SALIENCY
 from extract.teacher.saliency import SaliencyTeacher
@@ -39,7 +41,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def apply_preset(spec: TeacherSpec) -> TeacherSpec:
-    """The specification with a preset's values for fields that are None; `name` becomes timm's."""
+    """The specification with a preset's values for fields that are None; `name` becomes timm's.
+
+    A teacher whose weights a package brings (packaged.py) keeps its name, and has them unless others are given.
+    """
+    if spec.name in PACKAGES and spec.checkpoint is None and spec.random_weights is None:
+        return replace(spec, pretrained=True)
     preset = PRESETS.get(spec.name, {})
     return replace(
         spec, **{name: value for name, value in preset.items() if name == "name" or getattr(spec, name) is None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from extract.teacher.kinds.registry import kind_class
 from extract.teacher.model import build_model, to_device
 from extract.teacher.preprocess import Normaliser, Preprocessing
 from extract.teacher.protocol import Maps, Pending
+from extract.teacher.tokens.centres import mirrored_mean
 from extract.teacher.weights import weights_digest
 from store.spec import Json
 
@@ -38,6 +40,9 @@ class TimmTeacher:
         self.num_classes = int(self.model.num_classes)  # type: ignore[arg-type]
         self._kind = make_kind(self.model, spec, self.preprocessing.input_size)
         self.grid, self.depth = self._kind.grid, self._kind.depth
+        self.preprocessing = replace(
+            self.preprocessing, input_size=self._kind.input_size, token_view=self._token_view()
+        )
         self.device = to_device(self.model, str(spec.device))
         self.normalise = Normaliser(self.preprocessing, self.device)
 
@@ -54,6 +59,7 @@ class TimmTeacher:
             "amp": spec.amp,
             "flip_average": spec.flip_average,
             **({} if self._own_head is None else {"head": self._own_head.header()}),
+            **({"token_centres": "assumed even"} if self._kind.token_view.problem else {}),
             **self._kind.header(),
         }
 
@@ -69,3 +75,14 @@ class TimmTeacher:
     def head(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """As in Teacher."""
         return self._kind.head()
+
+    def _token_view(self) -> tuple[float, float, float, float]:
+        """The kind's, of the mean with the mirror image's map where that is made; a warning where it is a guess."""
+        view, problem = self._kind.token_view
+        if problem:
+            logging.getLogger(__name__).warning(
+                "--teacher %s: expected tokens that lie evenly on its input, but %s; maps are stored as if they did",
+                self.spec.name,
+                problem,
+            )
+        return mirrored_mean(view) if self.spec.flip_average else view

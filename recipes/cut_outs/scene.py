@@ -77,6 +77,14 @@ def render(look: Look, seed: int, split: str, index: int) -> Scene:
     return Scene(image, background, mask)
 
 
+def background_of(look: Look, seed: int, split: str, index: int) -> str:
+    """Name of the photograph behind the object of `render` with the same arguments."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    random_size(rng, look.short_side_px)  # drawn first
+    names = photographs(split)
+    return names[rng.integers(len(names))]
+
+
 @cache
 def _cut_out(folder: Path, name: str) -> Image.Image:
     return read_cut_out(folder, name)

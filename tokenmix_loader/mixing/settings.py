@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from tokenmix_loader.batch import Grid
-from tokenmix_loader.scoring.evidence import EVIDENCE
+from tokenmix_loader.scoring.evidence import AUTO, EVIDENCE
 from tokenmix_loader.scoring.guided_masks import GUIDES
 from tokenmix_loader.scoring.masks import KINDS, MaskSettings, check_mask_settings
 from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS
@@ -30,7 +30,8 @@ class MixSettings(MaskSettings):
     area, which is scored by the maps all the same (TokenMix, Table 7). They take neither `beta`, `min_tokens`,
     `aspect` nor `variant`.
 
-    `evidence`: the kind of `evidence`. `min_evidence`: as in `mix_targets`. `supervision`: `tokenmix` or `area`, as in
+    `evidence`: the kind of `evidence`: `logit` is the paper's, `contrast` suits kind cam; `auto` takes what suits the
+    store's kind. `min_evidence`: as in `mix_targets`. `supervision`: `tokenmix` or `area`, as in
     `mix_targets`; or, with a store of kind topk (TokenMix, Table 2), `relabel`: the teacher's probabilities for both
     crops, mixed by area; or `tokenlabeling`: labels mixed by area together with the teacher's probabilities for every
     token, as `TokenTargets`. In the last two, an image without a map has its label only.
@@ -44,7 +45,7 @@ class MixSettings(MaskSettings):
     mode: str = "batch"
     cutmix_minmax: None = None
     per: str = "batch"
-    evidence: str = "logit"
+    evidence: str = "auto"
     supervision: str = "tokenmix"
     min_evidence: float = MIN_EVIDENCE
 
@@ -52,7 +53,7 @@ class MixSettings(MaskSettings):
 def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
     """Raise ValueError for a setting out of range, or one that the kind of mask does not take."""
     require_choice("TokenMix: kind", settings.kind, (*KINDS, *GUIDES, "cutmix"))
-    require_choice("TokenMix: evidence", settings.evidence, tuple(EVIDENCE))
+    require_choice("TokenMix: evidence", settings.evidence, (AUTO, *EVIDENCE))
     require_choice("TokenMix: supervision", settings.supervision, (*SUPERVISIONS, *SOFT_SUPERVISIONS))
     if settings.mode != "batch" or settings.cutmix_minmax is not None:
         raise ValueError(

@@ -38,6 +38,14 @@ def _contrast(maps: torch.Tensor) -> torch.Tensor:
 
 
 EVIDENCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"logit": _positive, "contrast": _contrast}
+AUTO = "auto"
+# By the kind of the stored maps: the best that docs/evidence.md found. For others it is the paper's.
+BEST_EVIDENCE = {"cam": "contrast"}
+
+
+def evidence_for(map_kind: str, chosen: str = AUTO) -> str:
+    """The kind of evidence that `auto` means for maps of this kind; any other choice is itself."""
+    return BEST_EVIDENCE.get(map_kind, "logit") if chosen == AUTO else chosen
 
 
 def evidence(maps: Maps, kind: str = "logit") -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from tokenmix_loader.batch import NO_MAP, Grid, MapTarget
 from tokenmix_loader.compiled.door import as_array, compiled_for
 from tokenmix_loader.scoring.evidence import evidence as evidence_of
+from tokenmix_loader.scoring.evidence import evidence_for
 from tokenmix_loader.scoring.geometry import SAMPLES, align
 from tokenmix_loader.shapes import require_grid, require_shape
 from tokenmix_loader.store_access import MapStore, StoreMismatch
@@ -31,16 +32,18 @@ class FoundMaps(NamedTuple):
     missing: torch.Tensor | None
 
 
-def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "logit") -> torch.Tensor:
+def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str = "auto") -> torch.Tensor:
     """The evidence in each token of a batch of crops, float32 [B, gh, gw].
 
-    It sums to the share of the map's evidence inside the crop. `targets` is a batch on the CPU. Images without a map
+    It sums to the share of the map's evidence inside the crop. `evidence`: a kind of `evidence`, or "auto", which the
+    kind of the maps decides (`evidence_for`). `targets` is a batch on the CPU. Images without a map
     have no evidence. Raises StoreMismatch where the store has other labels in these rows: it is not the one that the
     dataset was joined to; ValueError for other shapes.
     """
     grid = require_grid("read_tokens: grid", grid)
     found = find_maps(store, targets)
     raw = store.read(found.rows)
+    evidence = evidence_for(store.kind, evidence)
     if evidence == "logit" and (tokens := _align_logits(raw, found, targets, grid)) is not None:
         return tokens
     maps = evidence_of(raw, evidence)

@@ -10,6 +10,7 @@ import torch
 
 from extract.settings import TeacherSpec
 from extract.teacher.protocol import Maps
+from extract.teacher.tokens.centres import WHOLE, TokenView
 from store.spec import Json
 
 
@@ -21,7 +22,10 @@ class Kind(ABC):
     options: ClassVar[frozenset[str]] = frozenset()  # the fields of TeacherSpec that no other kind takes
 
     grid: tuple[int, int]
+    input_size: tuple[int, int]  # height and width in px of the images that `maps` takes
     depth: int = 1  # planes of a row
+    # What the grid covers of the network's input; measured by a kind whose tokens may not tile it, see centres.py.
+    token_view: TokenView = TokenView(WHOLE, "")
 
     @abstractmethod
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):

@@ -1,98 +1,211 @@
-"""Kind cam: LayerCAM (Jiang et al. 2021, equations 4 to 6, without the last ReLU, which changes nothing).
+"""Kind cam: LayerCAM (Jiang et al. 2021, equations 4 to 6) at several stages and input scales, fused into one map.
 
-relu(d logit / d activation) * relu(activation), summed over channels, times the number of tokens, so that
-pooling over a finer grid does not make it smaller. One backward pass from the logits to the stage.
+At a stage: relu(d logit / d activation * activation), summed over channels, scaled to 0..1; where activations are
+rectified, as the paper has them, that is its relu(gradient) * relu(activation). Deep stages know what belongs to the
+label, shallow ones where it ends; a place counts if all of them agree, so they are fused by their geometric mean, as
+are input scales and the mirror image. docs/evidence.md has what each part is worth. All stages of an image cost one
+forward and one backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
-from extract.teacher.kinds.base import Kind, mean_of, top1_of
+from extract.teacher.kinds.base import Kind, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
+from extract.teacher.tokens.centres import WHOLE, TokenView, measure_token_view
 from extract.teacher.tokens.token_sources import TokenLayout, possible_layouts
 from store.spec import Json
 
+STAGES = 4  # the last of timm's list, of those that are no finer than LEAST_STRIDE
+LEAST_STRIDE = 8  # px: finer stages cost more and see edges rather than objects
+MOST_CELLS = 28  # along a side of the stored map
+FLOOR = 1e-12  # of a stage's largest value, so that one stage alone cannot make a place impossible
+
+
+class Stage(NamedTuple):
+    """A module of the model, how its output is laid out, and the rectangle of the input that its grid covers."""
+
+    name: str
+    layout: TokenLayout
+    view: TokenView
+
 
 class Cam(Kind):
-    """Needs a stage with a map of tokens, and no route; `--compile` would not reach its backward pass."""
+    """Needs stages with maps of tokens, and no route; `--compile` would not reach its backward pass."""
 
     name = "cam"
     datasets = ("label_cam",)
-    options = frozenset({"cam_stage"})
+    options = frozenset({"cam_stage", "scales"})
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):
-        """As in Kind; `spec.cam_stage` None: the last stage but one of timm's list."""
+        """As in Kind; `spec.cam_stage` None: the last stages of timm's list; `spec.scales` None: its own size."""
         if spec.compile:
             raise TeacherError("--compile: expected another kind than cam, whose backward pass it leaves as it is")
-        self._model, self._spec = model, spec
-        self._name = _find_stage(model) if spec.cam_stage is None else spec.cam_stage
-        try:
-            self._stage = model.get_submodule(self._name)
-        except AttributeError as error:
-            children = ", ".join(child for child, _ in model.named_children())
-            raise TeacherError(
-                f"--cam-stage {self._name}: expected a module of the model, such as {children}"
-            ) from error
-        stage = self._run(torch.zeros(1, 3, *input_size))[1]
-        self._layout = _layout_of_stage(self._name, stage, input_size)
-        self.grid = self._layout.grid
+        self._model, self._spec, self._size = model, spec, input_size
+        self._scales = spec.scales or (1.0,)
+        names = _last_stages(model) if spec.cam_stage is None else spec.cam_stage.split(",")
+        self._modules = [_module_of(model, name) for name in names]
+        outputs = self._run(torch.zeros(1, 3, *input_size))[1]
+        layouts = [_layout_of_stage(name, output, input_size) for name, output in zip(names, outputs, strict=True)]
+        views = [self._measure_view(number, layout) for number, layout in enumerate(layouts)]
+        self._stages = [Stage(*parts) for parts in zip(names, layouts, views, strict=True)]
+        self.grid = _stored_grid([layout.grid for layout in layouts])
+        problem = next((view.problem for view in views if view.problem), "")
+        self.token_view = TokenView(WHOLE, problem)  # maps are brought to even cells of the input
+        self.input_size = _scaled(input_size, max(self._scales))
+        for scale in self._scales:
+            self._check_scale(scale)
 
     def header(self) -> dict[str, Json]:
         """As in Kind."""
-        return {"route": f"LayerCAM at {self._name}, {self._layout}", "cam_stage": self._name}
+        stages = ",".join(stage.name for stage in self._stages)
+        fields: dict[str, Json] = {"route": f"LayerCAM at {stages}, {self._stages[0].layout}", "cam_stage": stages}
+        if self._scales != (1.0,):
+            fields |= {"scales": list(self._scales), "input_size": list(self._size)}
+        return fields
 
     def maps(self, images: torch.Tensor, outputs: torch.Tensor, *, flipped: bool) -> Maps:
-        """As in Kind."""
-        found = [self._cam(images, outputs)]
-        if flipped:
-            cam, logits = self._cam(images.flip(3), outputs)
-            found.append((cam.flip(2), logits))
-        return Maps({"label_cam": mean_of([cam for cam, _ in found])}, top1_of([logits for _, logits in found]))
+        """As in Kind; images are of the largest scale's size. The mirror image's maps are fused with the others.
 
-    def _cam(self, images: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        The prediction is that at the scale which is next to the input's own size.
+        """
+        logs, logits, usual = [], [], min(self._scales, key=lambda scale: abs(scale - 1))
+        for mirrored in (False, True)[: 1 + flipped]:
+            for scale in self._scales:
+                size = _scaled(self._size, scale)
+                view = images.flip(3) if mirrored else images
+                if size != tuple(images.shape[2:]):
+                    view = functional.interpolate(view, size, mode="bicubic", antialias=True)
+                stage_maps, found = self._stage_maps(view, outputs)
+                logs += [m.flip(2) if mirrored else m for m in stage_maps]
+                if scale == usual:
+                    logits.append(found)
+        fused = torch.stack(logs).mean(0).exp()
+        largest = fused.amax((1, 2), keepdim=True)
+        return Maps({"label_cam": torch.where(largest > FLOOR, fused / largest, 0)}, top1_of(logits))
+
+    def _stage_maps(self, images: torch.Tensor, outputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The logarithm of each stage's map [B, h, w] on the stored grid; and logits [B, K]."""
         with torch.enable_grad():
             with autocast(self._spec):
-                logits, stage = self._run(images)
-            chosen = logits.gather(1, outputs[:, None])
-            slope = torch.autograd.grad(chosen.sum(), stage)[0]
-        h, w = self.grid
-        weighted = slope.float().relu() * stage.detach().float().relu() * (h * w)
-        return self._layout.split(weighted).sum(3), logits.detach()
+                logits, activations = self._run(images)
+            slopes = torch.autograd.grad(logits.gather(1, outputs[:, None]).sum(), activations)
+        found = []
+        for stage, activation, slope in zip(self._stages, activations, slopes, strict=True):
+            layout = _layout_of_stage(stage.name, activation, (images.shape[2], images.shape[3]))
+            cam = layout.split((slope.float() * activation.detach().float()).relu()).sum(3)
+            found.append(_unit(_resampled(cam, stage.view.rectangle, self.grid)).clamp_min(FLOOR).log())
+        return found, logits.detach()
 
-    def _run(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B, K] and the stage's output, from which on gradients are kept."""
-        seen: list[torch.Tensor] = []
+    def _run(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Logits [B, K] and the stages' outputs, from the first of which on gradients are kept."""
+        seen: dict[int, torch.Tensor] = {}
 
-        def cut(_module: torch.nn.Module, _inputs: Any, output: Any) -> torch.Tensor:
+        def keep(number: int, output: Any) -> torch.Tensor:
             if not isinstance(output, torch.Tensor):
                 raise TeacherError(f"--cam-stage: expected a stage with one output, found {type(output).__name__}")
-            seen.append(output.detach().requires_grad_())
-            return seen[-1]
+            seen[number] = output if seen else output.detach().requires_grad_()
+            return seen[number]
 
-        handle = self._stage.register_forward_hook(cut)
+        handles = [
+            module.register_forward_hook(lambda _module, _inputs, output, number=number: keep(number, output))
+            for number, module in enumerate(self._modules)
+        ]
         try:
             logits: torch.Tensor = self._model(images)
         finally:
-            handle.remove()
-        if not seen:
+            for handle in handles:
+                handle.remove()
+        if len(seen) < len(self._modules):
             raise TeacherError("--cam-stage: expected a module that the model runs, found one that it does not")
-        return logits.float(), seen[-1]
+        return logits.float(), [seen[number] for number in range(len(self._modules))]
+
+    def _measure_view(self, number: int, layout: TokenLayout) -> TokenView:
+        """Where the tokens of a stage look."""
+
+        def tokens(images: torch.Tensor) -> torch.Tensor:
+            seen: list[torch.Tensor] = []
+            handle = self._modules[number].register_forward_hook(lambda *args: seen.append(args[2]))
+            try:
+                self._model(images)
+            finally:
+                handle.remove()
+            return layout.split(seen[-1])
+
+        return measure_token_view(tokens, layout.grid, self._size)
+
+    def _check_scale(self, scale: float) -> None:
+        size = _scaled(self._size, scale)
+        try:
+            self._model(torch.zeros(1, 3, *size))
+        except (AssertionError, RuntimeError) as error:
+            raise TeacherError(
+                f"--scales {scale:g}: expected a model that takes {size[0]} x {size[1]} px, found {error}; leave that "
+                "scale out, or see whether --model-arg dynamic_img_size=True helps"
+            ) from error
 
 
-def _find_stage(model: torch.nn.Module) -> str:
-    modules: Mapping[str, torch.nn.Module] = dict(model.named_modules())
-    listed: list[str] = [stage["module"] for stage in getattr(model, "feature_info", None) or ()]
-    known = [name for name in listed if name in modules]
-    if len(known) < 2:
-        raise TeacherError("--kind cam: expected a model that lists its stages, found none; name one with --cam-stage")
-    return known[-2]
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    """Maps [B, h, w] scaled to 0..1; of ones where there is nothing, so that the other stages decide."""
+    largest = maps.amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, maps / largest, 1)
+
+
+def _resampled(maps: torch.Tensor, rectangle: Sequence[float], grid: tuple[int, int]) -> torch.Tensor:
+    """Maps [B, h, w] over a rectangle of the input's unit square, on a grid over all of it: linear between centres."""
+    h, w = maps.shape[1:]
+    coarse = min(h, max(grid[0], 1)), min(w, max(grid[1], 1))
+    maps = functional.adaptive_avg_pool2d(maps[:, None], coarse)
+    if coarse == grid and tuple(rectangle) == WHOLE:
+        return maps[:, 0]
+    x0, y0, x1, y1 = rectangle
+    across, down = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (grid[1], grid[0]))
+    x, y = 2 * (across - x0) / (x1 - x0) - 1, 2 * (down - y0) / (y1 - y0) - 1
+    at = torch.stack((x.expand(grid), y[:, None].expand(grid)), 2).to(maps.dtype)
+    return functional.grid_sample(maps, at.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)[
+        :, 0
+    ]
+
+
+def _stored_grid(grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The finest, but at most MOST_CELLS along its longer side, in the same aspect."""
+    h, w = max(grids)
+    most = max(h, w, MOST_CELLS) / MOST_CELLS
+    return round(h / most), round(w / most)
+
+
+def _module_of(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(child for child, _ in model.named_children())
+        raise TeacherError(f"--cam-stage {name}: expected a module of the model, such as {children}") from error
+
+
+def _last_stages(model: torch.nn.Module) -> list[str]:
+    known = list(_listed_stages(model))[-STAGES:]
+    if not known:
+        raise TeacherError("--kind cam: expected a model that lists its stages, found none; name some with --cam-stage")
+    return known
+
+
+def _listed_stages(model: torch.nn.Module) -> Iterator[str]:
+    modules = dict(model.named_modules())
+    for stage in getattr(model, "feature_info", None) or ():
+        if stage["module"] in modules and stage["reduction"] >= LEAST_STRIDE:
+            yield stage["module"]
 
 
 def _layout_of_stage(name: str, output: torch.Tensor, input_size: tuple[int, int]) -> TokenLayout:

@@ -14,6 +14,7 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
+from extract.teacher.tokens.centres import measure_token_view
 from extract.teacher.tokens.routes import FORMS, Refusal, Route, choose_route
 from extract.teacher.tokens.token_sources import HeadSource
 from extract.teacher.weights import first_line
@@ -38,9 +39,10 @@ class TokenKind(Kind):
         """As in Kind; compiles the way to the tokens, where asked to."""
         self.spec = spec
         self.route = _find_route(model, spec, input_size)
-        self.grid = self.route.grid
+        self.grid, self.input_size = self.route.grid, input_size
         if self.route.form not in self.forms:
             raise TeacherError(f"--kind {self.name}: expected {self.needs}, found {self.route}; use --kind label")
+        self.token_view = measure_token_view(self.route.tokens, self.grid, input_size)
         if spec.compile:
             _compile(model, self.route, spec.device)
 

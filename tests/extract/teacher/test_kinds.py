@@ -13,6 +13,7 @@ from extract.errors import TeacherError
 from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
+from extract.teacher.kinds.cam import _resampled
 from extract.teacher.kinds.from_tokens import SUGGESTED
 from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, verify
@@ -63,11 +64,10 @@ def test_activation_is_the_norm_of_the_features() -> None:
 
 
 def test_cam_by_finite_differences() -> None:
-    """The gradient at single activations of the stage, by changing them."""
-    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **SPEC))
-    assert teacher.header()["route"] == "LayerCAM at layer3, NCHW"
+    """The gradient at single activations of one stage, by changing them; the largest of the map is 1."""
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", cam_stage="layer3", **SPEC))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    cam = teacher.start(pixels, torch.tensor([3])).result().payload["label_cam"][0]
+    stored = teacher.start(pixels, torch.tensor([3])).result().payload["label_cam"][0]
     model: Any = teacher.model.double()
     image = teacher.normalise(pixels).double()
     seen: list[torch.Tensor] = []
@@ -76,17 +76,18 @@ def test_cam_by_finite_differences() -> None:
         model(image)
         handle.remove()
         stage, step = seen[0], 1e-5
-        expected = torch.zeros(stage.shape[1])
-        for channel in range(stage.shape[1]):
+        expected = torch.zeros(stage.shape[2:])
+        for channel, y, x in np.ndindex(*stage.shape[1:]):
             moved = stage.repeat(2, 1, 1, 1)
-            moved[0, channel, 1, 2] += step
-            moved[1, channel, 1, 2] -= step
+            moved[0, channel, y, x] += step
+            moved[1, channel, y, x] -= step
             handle = model.layer3.register_forward_hook(lambda *_, moved=moved: moved)
             up, down = model(image)[:, 3]
             handle.remove()
-            expected[channel] = ((up - down) / (2 * step)).relu() * stage[0, channel, 1, 2].relu()
-    torch.testing.assert_close(cam[1, 2], expected.sum() * cam.numel(), rtol=1e-3, atol=1e-6)
-    assert cam.shape == teacher.grid == (4, 4)
+            expected[y, x] += ((up - down) / (2 * step)).relu() * stage[0, channel, y, x].relu()
+    rectangle = teacher._kind._stages[0].view.rectangle  # type: ignore[attr-defined]
+    expected = _resampled(expected[None], rectangle, (4, 4))[0]
+    torch.testing.assert_close(stored, expected / expected.max(), rtol=1e-3, atol=1e-5)
 
 
 def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why:
 
 def test_a_class_token_teacher_has_cams() -> None:
     teacher = TimmTeacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
-    assert teacher.header()["route"] == "LayerCAM at blocks.4, NLC after 1 prefix tokens"
+    assert teacher.header()["route"] == "LayerCAM at blocks.2,blocks.3,blocks.4,blocks.5, NLC after 1 prefix tokens"
     maps = teacher.start(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2])).result()
     assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
     assert (maps.payload["label_cam"] >= 0).all()

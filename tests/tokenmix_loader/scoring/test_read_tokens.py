@@ -28,3 +28,19 @@ def test_a_map_of_zeros_and_one_of_negative_logits_give_zeros_not_nan(make_store
     store = make_store({"zeros": 0, "negative": 1}, payload={"label_logit": maps})
     tokens = read_tokens(store, MapTarget(torch.arange(2), torch.arange(2), WHOLE.expand(2, 10)), (3, 3), evidence)
     assert not tokens.any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataset", "means"),
+    [("label", "label_logit", "logit"), ("cam", "label_cam", "contrast"), ("activation", "activation", "logit")],
+)
+def test_auto_is_what_suits_the_kind_of_the_maps(make_store: StoreMaker, kind: str, dataset: str, means: str) -> None:
+    """By default too; each choice by name stays what it is."""
+    maps = np.random.default_rng(0).random((2, *GRID)).astype(np.float16)
+    maps[:, 0, 0] += 3
+    store = make_store({"one": 0, "two": 1}, kind=kind, payload={dataset: maps})
+    targets = MapTarget(torch.arange(2), torch.arange(2), WHOLE.expand(2, 10))
+    by_name = {name: read_tokens(store, targets, (3, 3), name) for name in ("logit", "contrast")}
+    assert not torch.allclose(by_name["logit"], by_name["contrast"])
+    for found in (read_tokens(store, targets, (3, 3)), read_tokens(store, targets, (3, 3), "auto")):
+        torch.testing.assert_close(found, by_name[means], rtol=0, atol=0)

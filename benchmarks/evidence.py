@@ -1,0 +1,215 @@
+"""What maps are worth as evidence, with real ImageNet teachers on real objects whose pixel masks are known.
+
+    python -m benchmarks.evidence FOLDER      # 720 images, two teachers; writes benchmarks/results/evidence.json
+
+Objects of recipes/cut_outs on crops of all eleven photographs (both splits); maps of the true label; DeiT's random
+crop and flip, block masks, half of the tokens kept. Errors of one image's score are given as a share of the area
+target's, with 95 % intervals over objects (bootstrap). `mass inside`: the share of the evidence that lies on the
+object, over the whole image. Needs Debian's tuxpaint-stamps-default, see recipes/cut_outs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import extract
+from benchmarks.fidelity import KEPT, TRANSFORMS, cells, pixel_mask, score_errors, summary, views_of
+from benchmarks.read import machine
+from extract import JobOptions, TeacherSpec
+from recipes.cut_outs.generate import generate
+from recipes.cut_outs.scene import Look, background_of, objects
+from recipes.cut_outs.stamps import stamp_folder
+from store import MapStore
+from tokenmix_loader import align, evidence
+from tokenmix_loader.scoring.evidence import normalise
+from tokenmix_loader.scoring.geometry import refine
+
+TEACHERS = ("efficientnet_lite0", "efficientnet_lite2")
+SPLITS = {"test": 0, "train": 1}  # with their seeds: other backgrounds in each
+KINDS: dict[str, dict[str, Any]] = {
+    "label": {"kind": "label"},
+    "cam": {"kind": "cam"},
+    "cam, scales 1,2": {"kind": "cam", "scales": (1.0, 2.0)},
+}
+IDEAL_GRIDS = (28, 18, 12)
+CROPS_PER_IMAGE, RESAMPLINGS = 2, 1000
+GAUSS = 0.2  # standard deviation of the centred Gaussian, in sides of the image
+WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+
+
+class Images(NamedTuple):
+    """Of N images: pixel masks, number of the object, name of the photograph behind it."""
+
+    masks: list[Any]
+    object: npt.NDArray[np.int64]
+    background: npt.NDArray[np.str_]
+
+
+def run(folder: Path, teachers: tuple[str, ...], count: int, seeds: int) -> dict[str, Any]:
+    """The whole table; what is in the folder already is used again."""
+    look = Look(stamp_folder())
+    for split, seed in SPLITS.items():
+        generate(folder / split, count, seed=seed, split=split, look=look, processes=2)
+    result: dict[str, Any] = {"images": 2 * count, "seeds": seeds, "kept": KEPT, "teachers": {}}
+    for teacher in teachers:
+        seconds, stores = {}, {}
+        for kind, asked in KINDS.items():
+            stores[kind] = [folder / split / f"{teacher}-{kind.replace(' ', '')}" for split in SPLITS]
+            seconds[kind] = sum(extract_s(folder / split, store, TeacherSpec(teacher, device="cpu", **asked))
+                                for split, store in zip(SPLITS, stores[kind], strict=True)) / (2 * count)  # fmt: skip
+        result["teachers"][teacher] = measure(folder, look, stores, seeds) | {"seconds_per_image": seconds}
+    return result | {"machine": machine()}
+
+
+def extract_s(root: Path, store: Path, spec: TeacherSpec) -> float:
+    """Seconds of the job; 0 where the store was there."""
+    started = time.monotonic()
+    done = extract.run(root / "images", store, spec, JobOptions(decoding_processes=1)).progress.done
+    return time.monotonic() - started if done else 0.0
+
+
+def measure(folder: Path, look: Look, stores: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
+    """Rows of the table by target, and those of the fused maps by photograph."""
+    images, evidences, top1 = load(folder, look, stores)
+    errors: dict[str, list[Tensor]] = {}
+    of_image = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        rows = np.concatenate([rng.permutation(len(images.masks)) for _ in range(CROPS_PER_IMAGE)])
+        chosen = {name: (maps[rows], views[rows]) for name, (maps, views) in evidences.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            views = views_of(TRANSFORMS["random crop"], [images.masks[row] for row in rows.tolist()])
+        scored, found = score_errors(views, chosen, rng)
+        of_image.append(np.concatenate([rows, np.roll(rows, -1)])[scored.numpy()])
+        for name, error in found.items():
+            errors.setdefault(name, []).append(error)
+    image = np.concatenate(of_image)
+    joined = {name: torch.cat(parts) for name, parts in errors.items()}
+    table = {name: row(name, joined, evidences, images, image) for name in joined}
+    return {"top1": top1, "scores": len(image), "targets": table, "by_background": by_background(joined, images, image)}
+
+
+def load(
+    folder: Path, look: Look, stores: dict[str, list[Path]]
+) -> tuple[Images, dict[str, tuple[Tensor, Tensor]], float]:
+    """The images of both splits, what each target says of them (maps and their views), and the teacher's top-1."""
+    opened = {kind: [MapStore(path) for path in paths] for kind, paths in stores.items()}
+    masks, numbers, backgrounds = [], [], []
+    for (split, seed), maps in zip(SPLITS.items(), opened["label"], strict=True):
+        for key in maps.keys:
+            index = int(Path(key).stem.rpartition("-")[2])
+            masks.append(pixel_mask(folder / split / "images", key))
+            numbers.append(index % len(objects(look.objects)))
+            backgrounds.append(background_of(look, seed, split, index))
+    whole = WHOLE.repeat(len(masks), 1)
+    across = torch.exp(-(((torch.arange(28) + 0.5) / 28 - 0.5) ** 2) / (2 * GAUSS**2))
+    evidences = {"centred Gaussian": ((across[:, None] * across).expand(len(masks), 28, 28), whole)}
+    for kind, parts in opened.items():
+        raw = [torch.from_numpy(maps.read(range(len(maps)))).float() for maps in parts]
+        views = torch.cat([torch.from_numpy(maps.views(range(len(maps)))) for maps in parts])
+        for form in ("logit", "contrast"):
+            evidences[f"{kind}, {form}"] = torch.cat([evidence(part, form) for part in raw]), views
+    evidences |= {
+        f"ideal {side} x {side}": (torch.stack([cells(mask, side) for mask in masks]), whole) for side in IDEAL_GRIDS
+    }
+    right = [maps.predictions == maps.header.teacher_class[maps.labels] for maps in opened["label"]]
+    images = Images(masks, np.array(numbers), np.array(backgrounds))
+    return images, evidences, round(float(np.concatenate(right).mean()), 4)
+
+
+def row(
+    name: str,
+    errors: dict[str, Tensor],
+    evidences: dict[str, tuple[Tensor, Tensor]],
+    images: Images,
+    image: npt.NDArray[np.int64],
+) -> dict[str, Any]:
+    """One line of the table."""
+    low, high = interval(errors[name].numpy(), errors["area"].numpy(), images.object[image])
+    found: dict[str, Any] = summary(errors[name], errors["area"]) | {"interval": [low, high]}
+    if name in evidences:
+        found["mass_inside"] = mass_inside(*evidences[name], images.masks)
+    return found
+
+
+def interval(error: npt.NDArray[Any], area: npt.NDArray[Any], group: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """95 % of the ratio of means, when objects are drawn again with replacement."""
+    of_error, of_area = (np.bincount(group, part) for part in (error, area))
+    drawn = np.random.default_rng(0).integers(len(of_area), size=(RESAMPLINGS, len(of_area)))
+    low, high = np.percentile(of_error[drawn].sum(1) / of_area[drawn].sum(1), [2.5, 97.5])
+    return round(float(low), 3), round(float(high), 3)
+
+
+def mass_inside(maps: Tensor, views: Tensor, masks: list[Any], side: int = 56) -> float:
+    """Mean share of the evidence on the object (energy-based pointing game), over the whole image."""
+    shares = list(_shares(maps, views, masks, side))
+    return round(float(np.mean(shares)), 4)
+
+
+def _shares(maps: Tensor, views: Tensor, masks: list[Any], side: int) -> Iterator[float]:
+    identity = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]], dtype=torch.float64)[None]
+    for i, mask in enumerate(masks):
+        tokens = align(refine(normalise(maps[i : i + 1])), views[i : i + 1], identity, (side, side))[0]
+        if tokens.sum() > 0:
+            yield float((tokens * cells(mask, side) / 255).sum() / tokens.sum())
+
+
+def by_background(errors: dict[str, Tensor], images: Images, image: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """What the photograph behind the object does: a cat is evidence for an animal, gravel for nothing."""
+    background, area = images.background[image], errors["area"].numpy()
+    names = [name for name in errors if name.endswith("contrast")]
+    return {
+        photograph: {
+            name: round(
+                float(errors[name].numpy()[background == photograph].mean() / area[background == photograph].mean()), 3
+            )
+            for name in names
+        }
+        for photograph in sorted(set(images.background.tolist()))
+    }
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The figures of `run` as text."""
+    lines = []
+    for teacher, figures in result["teachers"].items():
+        lines.append(
+            f"{teacher}: top-1 {figures['top1']:.1%}, {figures['scores']} scores; seconds per image "
+            f"{figures['seconds_per_image']}"
+        )
+        for name, found in figures["targets"].items():
+            low, high = found["interval"]
+            mass = f"{found['mass_inside']:.3f}" if "mass_inside" in found else "-"
+            lines.append(f"  {name:26}{found['ratio_to_area']:7.3f} [{low:.3f}, {high:.3f}]  "
+                         f"worse than area {found['worse_than_area']:6.1%}  mass inside {mass}")  # fmt: skip
+        lines += [f"    {name:24}{found}" for name, found in figures["by_background"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--teachers", nargs="+", default=TEACHERS)
+    parser.add_argument("--count", type=int, default=360, help="images of each split")
+    parser.add_argument("--seeds", type=int, default=5, help="of crops and masks")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "evidence.json")
+    options = parser.parse_args()
+    result = run(options.folder, tuple(options.teachers), options.count, options.seeds)
+    print(format_table(result))
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Real photographs under a real ImageNet teacher, without a hub."""
