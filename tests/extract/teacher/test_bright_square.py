@@ -96,19 +96,29 @@ def errors_of(teacher: TimmTeacher, mode: str, seed: int) -> tuple[float, float]
     return errors[0], errors[1]
 
 
-@pytest.mark.parametrize("mode", IMAGE)
+CASES = [
+    ("resnet18", "activation"),
+    ("resnet26", "activation"),
+    ("dynamic padding", "activation"),
+    ("resnet18", "label"),
+    ("resnet26", "label"),
+    ("dynamic padding", "label"),
+    ("swin", "label"),
+    ("swin", "features"),
+    ("efficientnet_lite0", "features"),
+]
+# Every model in one crop mode, and two models in all of them, in a minute; the others are for `make test-slow`.
+QUICK = {(name, kind, "squash") for name, kind in CASES if (name, kind) != ("swin", "label")} | {
+    (name, "label", mode) for name in ("resnet18", "dynamic padding") for mode in IMAGE
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kind", "mode"),
     [
-        ("resnet18", "activation"),
-        ("resnet26", "activation"),
-        ("dynamic padding", "activation"),
-        ("resnet18", "label"),
-        ("resnet26", "label"),
-        ("dynamic padding", "label"),
-        ("swin", "label"),
-        ("swin", "features"),
-        ("efficientnet_lite0", "features"),
+        pytest.param(*case, mode, marks=() if (*case, mode) in QUICK else pytest.mark.slow)
+        for case in CASES
+        for mode in IMAGE
     ],
 )
 def test_the_square_is_found(name: str, kind: str, mode: str) -> None:
