@@ -23,12 +23,32 @@ class Figure(NamedTuple):
     form: str
 
 
-ARGUMENTS = {"fidelity": " demo/images demo/maps", "overhead": " --steps 170"}
+# What a figure is called by: the script, and its arguments.
+COMMANDS = {
+    "evidence": "evidence FOLDER",
+    "extract_gpu": "extract --device cuda --amp bf16 --batch-size 64 --workers 15",
+    "fidelity": "fidelity demo/images demo/maps",
+    "overhead": "overhead --steps 170",
+    "overhead_gpu": "overhead --model deit_small_patch16_224 --batch-size 1024",
+}
 AUGMENTED = ("augmentations", "RandAugment")
 CROP = ("views", "random crop", "targets")
+LITE0 = ("teachers", "efficientnet_lite0", "targets")
+LITE2 = ("teachers", "efficientnet_lite2", "targets")
 FIGURES = (
-    Figure("error of a score, paper's evidence, in shares of the area score's error", "fidelity",
-           (*CROP, "TokenMix, logit", "ratio_to_area"), "{:.2f}"),
+    Figure("error of a score in shares of the area score's: objects, EfficientNet-lite0, paper's evidence", "evidence",
+           (*LITE0, "label, logit", "ratio_to_area"), "{:.2f}"),
+    Figure("the same, kind `cam` as it comes", "evidence", (*LITE0, "cam, contrast", "ratio_to_area"), "{:.2f}"),
+    Figure("the same with `--scales 1,2`", "evidence",
+           (*LITE0, "cam, scales 1,2, contrast", "ratio_to_area"), "{:.2f}"),
+    Figure("the same, EfficientNet-lite2, paper's evidence", "evidence",
+           (*LITE2, "label, logit", "ratio_to_area"), "{:.2f}"),
+    Figure("the same, kind `cam` as it comes", "evidence", (*LITE2, "cam, contrast", "ratio_to_area"), "{:.2f}"),
+    Figure("the same with `--scales 1,2`", "evidence",
+           (*LITE2, "cam, scales 1,2, contrast", "ratio_to_area"), "{:.2f}"),
+    Figure("the same, a centred Gaussian instead of maps", "evidence",
+           (*LITE0, "centred Gaussian", "ratio_to_area"), "{:.2f}"),
+    Figure("digits, paper's evidence", "fidelity", (*CROP, "TokenMix, logit", "ratio_to_area"), "{:.2f}"),
     Figure("the same, evidence `contrast`", "fidelity", (*CROP, "TokenMix, contrast", "ratio_to_area"), "{:.2f}"),
     Figure("the same, ideal 18 x 18 map: what our geometry alone costs", "fidelity",
            (*CROP, "ideal 18 x 18", "ratio_to_area"), "{:.3f}"),
@@ -76,6 +96,15 @@ FIGURES = (
            ("cases", "light", "job_by_decode"), "{:.2f}"),
     Figure("the job's CPU time over that of decoding and the teacher alone, a light teacher", "extract",
            ("cases", "light", "cpu_of_job_by_its_parts"), "{:.2f}"),
+    Figure("the whole job on an H200, ResNet-101, images per second (decoding with 15 processes is the limit)",
+           "extract_gpu", ("cases", "light", "images_per_s", "job"), "{:.0f}"),
+    Figure("the same with NFNet-F6 at 576 px", "extract_gpu", ("cases", "heavy", "images_per_s", "job"), "{:.0f}"),
+    Figure("kind `cam` over kind `label` there, time per image, ResNet-101", "extract_gpu",
+           ("kinds", "resnet101", "time_over_label", "cam"), "{:.2f}"),
+    Figure("the same with `--scales 1,2`", "extract_gpu",
+           ("kinds", "resnet101", "time_over_label", "cam, scales 1,2"), "{:.1f}"),
+    Figure("a step of DeiT-S on an H200, batch 1,024, TokenMix in the loader over CutMix", "overhead_gpu",
+           ("steps", -1, "ratio_in_loader", "median"), "{:.3f}"),
     Figure("growth of the job's memory over 20,000 images, MB", "memory", ("growth_mb",), "{:.1f}"),
     Figure("timm's 95 modules with classifiers: those with an exact teacher", "teachers", ("exact",), "{}"),
 )  # fmt: skip
@@ -88,7 +117,7 @@ def table() -> str:
         value: Any = json.loads((RESULTS / f"{script}.json").read_text())
         for name in path:
             value = value[name]
-        lines.append(f"| {what} | {form.format(value)} | `python -m benchmarks.{script}{ARGUMENTS.get(script, '')}` |")
+        lines.append(f"| {what} | {form.format(value)} | `python -m benchmarks.{COMMANDS.get(script, script)}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -107,8 +107,9 @@ CASES = [
     ("swin", "features"),
     ("efficientnet_lite0", "features"),
 ]
-# Every model in one crop mode, and two models in all of them, in a minute; the others are for `make test-slow`.
-QUICK = {(name, kind, "squash") for name, kind in CASES if (name, kind) != ("swin", "label")} | {
+# In `make test` the light models in one crop mode, and two of them in all; the others in `make test-slow`.
+LIGHT = [case for case in CASES if case not in (("efficientnet_lite0", "features"), ("swin", "label"))]
+QUICK = {(*case, "squash") for case in LIGHT} | {
     (name, "label", mode) for name in ("resnet18", "dynamic padding") for mode in IMAGE
 }
 

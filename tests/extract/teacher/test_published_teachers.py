@@ -20,7 +20,7 @@ from store import MapStore
     ("name", "count", "grid"),
     [
         ("resnet26", 6, (7, 7)),
-        ("resnet101", 4, (7, 7)),
+        pytest.param("resnet101", 4, (7, 7), marks=pytest.mark.slow),
         pytest.param("dm_nfnet_f6", 3, (14, 14), marks=pytest.mark.slow),
         pytest.param("nfnet_f6", 2, (18, 18), marks=pytest.mark.slow),  # the preset: 576 px
     ],

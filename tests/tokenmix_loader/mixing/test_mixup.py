@@ -172,7 +172,7 @@ def test_mask_options_reach_the_masks(store: MapStore) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"evidence": "loud"}, "evidence: expected one of logit, contrast"),
+        ({"evidence": "loud"}, "evidence: expected one of auto, logit, contrast"),
         ({"supervision": "none"}, "supervision: expected one of tokenmix, area"),
         ({"prob": 2}, "prob: expected a share from 0 to 1, found 2"),
         ({"label_smoothing": -0.1}, "label_smoothing: expected a share"),
