@@ -93,10 +93,11 @@ def _require_same(header: Header, teacher: Teacher) -> None:
     built = {"teacher": teacher.header(), "preprocessing": teacher.preprocessing.header()}
     stored = {"teacher": header.teacher, "preprocessing": header.preprocessing}
     for part, values in built.items():
-        for name, value in values.items():
-            if name != "source" and stored[part].get(name) != value:
+        for name in dict.fromkeys([*values, *stored[part]]):  # what only one of them has differs too
+            if name != "source" and stored[part].get(name) != values.get(name):
                 raise TeacherError(
-                    f"{part}.{name}: expected {stored[part].get(name)!r}, as the store has it, found {value!r}; "
+                    f"{part}.{name}: expected {stored[part].get(name)!r}, as the store has it, found "
+                    f"{values.get(name)!r}; "
                     f"give the --{'head' if name == 'head' else 'checkpoint'} that the maps were made with"
                 )
 

@@ -16,7 +16,10 @@ from store import StoreError, VerifyReport, read_header
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, a line each: `problems` in all, what was `done` about them, and how the teacher's rerun went."""
+    """What was found, a line each, what was `done` about it, and how the teacher's rerun went.
+
+    `problems`: those of the report, of the images and of the rerun, and the shards that `retry_unreadable` removed.
+    """
 
     report: VerifyReport
     problems: tuple[str, ...]

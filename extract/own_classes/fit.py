@@ -3,8 +3,7 @@
 Which images are held out depends on their keys alone: a fifth of every class, at least one of two. The penalties are
 tried from strong to weak, each fit starting from the one before, until the loss on held-out images has grown twice. Of
 these the strongest is taken whose accuracy is, within its standard error, as good as the best: a weaker one gives surer
-probabilities, but worse maps. On context digits the error of a score falls from .51 of the area target's error at the
-smallest loss to .49 so (`logit`; `contrast`: .38 to .36), with the same accuracy.
+probabilities, but worse maps.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from cli import main
-from extract.audit.run_again import rerun_teacher
+from extract.audit.run_again import rebuild_teacher, rerun_teacher
 from extract.errors import TeacherError
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
@@ -140,3 +140,14 @@ def test_the_command(images: ImageList, checkpoint: Path, tmp_path: Path) -> Non
     assert "--deep was left out" in said
     extract(images, tmp_path / "maps")
     assert verify()[0] == 0
+
+
+def test_a_field_that_the_teacher_built_again_lacks_is_named(
+    images: ImageList, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Such as where tokens look, by another release of a library; the other way round it was named before."""
+    extract(images, tmp_path / "maps")
+    header = read_header(tmp_path / "maps")
+    other = replace(header, teacher={**header.teacher, "token_centres": "of another release"})
+    with pytest.raises(TeacherError, match=r"teacher.token_centres: expected 'of another release', .* found None"):
+        rebuild_teacher(other, checkpoint, None, "cpu")
