@@ -148,6 +148,7 @@ def test_a_field_that_the_teacher_built_again_lacks_is_named(
     """Such as where tokens look, by another release of a library; the other way round it was named before."""
     extract(images, tmp_path / "maps")
     header = read_header(tmp_path / "maps")
-    other = replace(header, teacher={**header.teacher, "token_centres": "of another release"})
-    with pytest.raises(TeacherError, match=r"teacher.token_centres: expected 'of another release', .* found None"):
+    assert "token_view" not in header.preprocessing
+    other = replace(header, preprocessing={**header.preprocessing, "token_view": [0.1, 0, 1.1, 1]})
+    with pytest.raises(TeacherError, match=r"preprocessing.token_view: expected \[0.1, 0, 1.1, 1\], .* found None"):
         rebuild_teacher(other, checkpoint, None, "cpu")
