@@ -82,6 +82,12 @@ COLUMNS = (
     Field("view", np.dtype("<f4"), (4,)),
     Field("status", np.dtype("u1")),
 )
+# Columns that a store may have; its header says which. They come behind the others in the digest, in this order.
+ORIENTATION = Field("orientation", np.dtype("u1"))
+FINGERPRINT = Field("fingerprint", np.dtype("<u8"))
+OPTIONAL_COLUMNS = (ORIENTATION, FINGERPRINT)
+UNKNOWN = 0  # of either column: nobody looked, or nobody could
+UPRIGHT, MAX_ORIENTATION = 1, 8  # EXIF counts from 1
 DIGEST = Field("digest", np.dtype("<u8"))
 # UTF-8 of fixed length, padded with NUL: inside the digest, not in HDF5's heap, which has no checksums.
 TEXTS: Mapping[str, int] = {"key": MAX_KEY_NBYTES, "error": MAX_ERROR_NBYTES}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from store.errors import StoreError, StoreMismatch
 from store.format.header_fields import (
     ABSENT,
+    expect_columns,
     expect_count,
     expect_dataset,
     expect_earlier,
@@ -26,7 +27,18 @@ from store.format.header_fields import (
     short,
 )
 from store.format.sharding import Sharding
-from store.spec import COLUMNS, DIGEST, FORMAT_NAME, FORMAT_VERSION, MAX_SHARDS, Field, Json, has_depth, payload_fields
+from store.spec import (
+    COLUMNS,
+    DIGEST,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MAX_SHARDS,
+    OPTIONAL_COLUMNS,
+    Field,
+    Json,
+    has_depth,
+    payload_fields,
+)
 
 _NO_DIGEST = "0" * 64
 
@@ -34,6 +46,8 @@ _NO_DIGEST = "0" * 64
 @dataclass(frozen=True)
 class Header:
     """The plan and the origin of a store; h, w is the teacher's grid, `depth` is k of kind topk, C of features, else 1.
+
+    `columns`: which of the optional columns every shard has.
 
     Of `teacher` and `preprocessing` only `teacher["classes"]`, the number of the teacher's outputs, is interpreted; the
     rest is compared, field by field. `versions` and the name of the image folder inform and are never compared:
@@ -51,6 +65,7 @@ class Header:
     versions: Mapping[str, str]
     depth: int = 1
     earlier: tuple[tuple[int, str], ...] = ()  # `rows` and `dataset.digest` before each extension
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field and bring the mappings to what JSON gives back, so that equal means equal."""
@@ -65,6 +80,7 @@ class Header:
         if self.depth != 1 and not has_depth(self.kind):
             raise fault("depth", f"1 for kind {self.kind}", self.depth)
         object.__setattr__(self, "earlier", expect_earlier(self.earlier, self.rows))
+        object.__setattr__(self, "columns", expect_columns(self.columns))
         if self.sharding.shards > MAX_SHARDS:
             raise fault("shard_rows", f"at most {MAX_SHARDS} shards", self.shard_rows, f"there are {self.rows} rows")
 
@@ -126,7 +142,12 @@ class Header:
     @property
     def datasets(self) -> tuple[Field, ...]:
         """Every dataset of a shard but the texts; all but the last are in the row digest, in this order."""
-        return (*self.payload, *COLUMNS, DIGEST)
+        return (*self.payload, *COLUMNS, *self.optional, DIGEST)
+
+    @property
+    def optional(self) -> tuple[Field, ...]:
+        """The optional columns that this store has."""
+        return tuple(column for column in OPTIONAL_COLUMNS if column.name in self.columns)
 
     def _payload_of(self, dtype: str) -> tuple[Field, ...]:
         h, w = self.grid
@@ -144,9 +165,9 @@ class Header:
         document = _parse(text)
         names = [field.name for field in fields(cls)]
         expected = {"format", "version", "content_digest", "file_digest", *names}
-        if document.keys() != expected:
+        if document.get("columns") == [] or document.keys() | {"columns"} != expected:
             raise fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
-        header = cls(**{name: document[name] for name in names})
+        header = cls(**{name: document[name] for name in names if name in document})
         if document["content_digest"] != header.content_digest:
             raise fault("content_digest", header.content_digest, document["content_digest"], "it was edited")
         if document["file_digest"] != _file_digest(text, document["file_digest"]):
@@ -172,8 +193,12 @@ def _file_digest(text: str, digest: object) -> str:
 
 def _document(header: Header) -> dict[str, Any]:
     values = {field.name: getattr(header, field.name) for field in fields(header)}
-    lists = {"grid": list(header.grid), "earlier": [list(one) for one in header.earlier]}
-    return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values, **lists}
+    values |= {"grid": list(header.grid), "earlier": [list(one) for one in header.earlier]}
+    if header.columns:
+        values["columns"] = list(header.columns)
+    else:  # as before there were any, so that digests of such stores stay what they are
+        del values["columns"]
+    return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **values}
 
 
 def _content(header: Header) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from store.errors import StoreError
-from store.spec import CLASS_AGNOSTIC_KINDS, DTYPES, KINDS, MAX_OUTPUTS, Json, has_depth, plane_of
+from store.spec import CLASS_AGNOSTIC_KINDS, DTYPES, KINDS, MAX_OUTPUTS, OPTIONAL_COLUMNS, Json, has_depth, plane_of
 
 ABSENT = "(absent)"
 
@@ -77,6 +77,14 @@ def expect_earlier(value: object, rows: int) -> tuple[tuple[int, str], ...]:
     if any(len(pair) != 2 or not isinstance(pair[1], str) for pair in pairs) or sorted({*ends, rows}) != [*ends, rows]:
         raise fault("earlier", "a list of [rows, digest], rows ascending to below `rows`", value)
     return tuple((end, pair[1]) for end, pair in zip(ends, pairs, strict=True))
+
+
+def expect_columns(value: object) -> tuple[str, ...]:
+    """Names of optional columns, in the order in which a row's digest takes them."""
+    known = [column.name for column in OPTIONAL_COLUMNS]
+    if not isinstance(value, list | tuple) or list(value) != [name for name in known if name in value]:
+        raise fault("columns", f"some of {known}, in this order", value, "a newer version of this library may know it")
+    return tuple(value)
 
 
 def _as_list(value: object) -> Sequence[Any]:

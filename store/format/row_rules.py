@@ -10,8 +10,10 @@ import numpy.typing as npt
 from store.format.header import Header
 from store.format.table import Array, Table
 from store.spec import (
+    MAX_ORIENTATION,
     MAY_BE_UNKNOWN,
     NEVER_NEGATIVE,
+    ORIENTATION,
     SCALE_OFFSET,
     STATUS_OK,
     STATUSES,
@@ -55,6 +57,8 @@ def _column_rules(table: Table, ok: Array) -> Iterator[Rule]:
     yield ok & ~((view[:, :2] < view[:, 2:]).all(axis=1)), "view: expected x0 < x1 and y0 < y1"
     yield ok & (size < 1).any(axis=1), "size: expected width and height >= 1 px"
     yield table["key"] == b"", "key: expected a text, found none"
+    if ORIENTATION.name in table:
+        yield table[ORIENTATION.name] > MAX_ORIENTATION, f"orientation: expected at most {MAX_ORIENTATION}"
     for name in TEXTS:
         yield [not _is_utf8(text) for text in table[name].tolist()], f"{name}: expected UTF-8"
 

@@ -25,6 +25,8 @@ class RowBatch:
     label, prediction: int32 [B]; size: int32 [B, 2], width and height in px; view: float32 [B, 4], (x0, y0, x1, y1)
     in the unit square of the image; status: uint8 [B]; key: [B] path relative to the dataset root, '/' separated;
     error: [B] "" for ok rows. A row that is not ok has an all-zero payload and a reason.
+    orientation: uint8 [B], 1 to 8, and fingerprint: uint64 [B], `store.fingerprint`'s; 0 where unknown. Needed, and
+    stored, where `Header.columns` names them.
     """
 
     payload: Mapping[str, Array]
@@ -35,6 +37,8 @@ class RowBatch:
     status: npt.NDArray[np.uint8]
     key: Sequence[str]
     error: Sequence[str]
+    orientation: npt.NDArray[np.uint8] | None = None
+    fingerprint: npt.NDArray[np.uint64] | None = None
 
 
 def list_digest(keys: Sequence[str], labels: Sequence[int] | npt.NDArray[np.int32]) -> str:
@@ -71,8 +75,9 @@ class ListDigest:
 def batch_table(header: Header, batch: RowBatch) -> Table:
     """The batch as datasets, digests included; StoreError for a wrong dtype, shape or row."""
     b = len(batch.key)
-    given = dict(batch.payload) | {field.name: getattr(batch, field.name) for field in COLUMNS}
-    expected = (*header.maps, *COLUMNS)
+    columns = (*COLUMNS, *header.optional)
+    given = dict(batch.payload) | {field.name: getattr(batch, field.name) for field in columns}
+    expected = (*header.maps, *columns)
     if given.keys() != {field.name for field in expected}:
         raise StoreError(f"batch: expected {[f.name for f in header.maps]}, found {sorted(batch.payload)}")
     table: Table = {}

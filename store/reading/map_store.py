@@ -20,7 +20,18 @@ from store.format.shard import open_shard
 from store.format.sharding import Rows
 from store.reading.row_readers import DatasetOffset, DequantisedRows, RowReader, offset_of, open_rows
 from store.reading.sample_check import SampleCheck
-from store.spec import COLUMNS, KINDS, MAPPED_COLUMN, SCALE_OFFSET, STATUS_OK, Field, plane_of
+from store.spec import (
+    COLUMNS,
+    FINGERPRINT,
+    KINDS,
+    MAPPED_COLUMN,
+    ORIENTATION,
+    SCALE_OFFSET,
+    STATUS_OK,
+    UNKNOWN,
+    Field,
+    plane_of,
+)
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -185,6 +196,16 @@ class MapStore:
         return self._column("status")
 
     @cached_property
+    def orientations(self) -> npt.NDArray[np.uint8]:
+        """How EXIF says that the decoded images are to be turned, 1 to 8 [N]; 0 where that is not known."""
+        return self._optional_column(ORIENTATION)
+
+    @cached_property
+    def fingerprints(self) -> npt.NDArray[np.uint64]:
+        """Of the encoded files, by `store.fingerprint` [N]; 0 where it is not known."""
+        return self._optional_column(FINGERPRINT)
+
+    @cached_property
     def errors(self) -> dict[int, str]:
         """Row -> reason, for the rows that are not ok."""
         texts = self._column("error")
@@ -220,6 +241,11 @@ class MapStore:
             f"{self._folder}: {method}: expected kind {' or '.join(kinds)}, found {self.kind}; "
             "extract with another --kind"
         )
+
+    def _optional_column(self, field: Field) -> Array:
+        if field.name in self.header.columns:
+            return self._column(field.name)
+        return np.full(len(self), UNKNOWN, field.dtype)
 
     def _column(self, name: str) -> Array:
         """A dataset of all shards; read when first asked for, so that opening stays quick."""

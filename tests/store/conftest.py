@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from store import Header, RowBatch, ShardWriter, create_store
 from store.format.checksum import with_checksum
 from store.format.rows import list_digest
-from store.spec import STATUS_UNREADABLE
+from store.spec import OPTIONAL_COLUMNS, STATUS_UNREADABLE
 
 # A deadline measures the disk, and a folder per test may serve all examples of it.
 settings.register_profile("disk", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,15 +41,18 @@ def make_rows(rows: int, grid: tuple[int, int] = (3, 5), dtype: str = "float16",
         status=status,
         key=[f"{ODD_KEYS[row]}" if row < len(ODD_KEYS) else f"eel/{row:07d}.jpg" for row in range(rows)],
         error=["" if not bad else "truncated: é\n2 bytes missing" for bad in status],
+        orientation=rng.integers(0, 9, rows, dtype=np.uint8),
+        fingerprint=rng.integers(0, 1 << 64, rows, dtype=np.uint64),
     )
 
 
 def part(batch: RowBatch, start: int, stop: int) -> RowBatch:
     """Rows [start, stop) of a batch."""
-    columns = {name: getattr(batch, name)[start:stop] for name in vars(batch) if name != "payload"}
+    columns = {name: column[start:stop] for name, column in vars(batch).items() if name != "payload"}
     return RowBatch(payload={name: a[start:stop] for name, a in batch.payload.items()}, **columns)
 
 
+ALL_COLUMNS = tuple(column.name for column in OPTIONAL_COLUMNS)
 CLASS_NAMES = [f"animal {i}" for i in range(10)]
 
 
@@ -77,6 +80,7 @@ def make_header(batch: RowBatch, shard_rows: int, **changes: Any) -> Header:
         shard_rows=shard_rows,
         dataset=dataset_of(batch),
         versions={"h5py": "3"},
+        columns=ALL_COLUMNS,
     )
     return replace(header, **changes)
 
