@@ -13,9 +13,15 @@ from extract.images.image_list import ImageList
 from store import Header, StoreMismatch, read_header
 from store.folder.extension import read_keys, require_own_shards, stored_labels
 from store.folder.files import present_shards
-from store.spec import HEADER_FILE
+from store.spec import HEADER_FILE, OPTIONAL_COLUMNS
 
 Earlier = tuple[tuple[int, str], ...]
+ALL_COLUMNS = tuple(column.name for column in OPTIONAL_COLUMNS)
+
+
+def columns_of(store: Path) -> tuple[str, ...]:
+    """Optional columns of a store that is to be made or gone on with: those that it was begun with, or all."""
+    return read_header(store).columns if (store / HEADER_FILE).exists() else ALL_COLUMNS
 
 
 def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> tuple[ImageList, Earlier]:

@@ -20,8 +20,11 @@ from torch.utils.data import DataLoader
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.images.orientation import orientation_of
 from extract.job.signals import end_with_parent
 from extract.teacher.preprocess import Preprocessing
+from store.fingerprint import fingerprint_of_bytes
+from store.spec import UNKNOWN
 
 # Pillow's own limit against decompression bombs (89.5 Mpixel), applied to what a resize would allocate:
 # a 20,000 x 1 image scaled to a short side of 448 would need 12 GB.
@@ -44,6 +47,8 @@ class Sample(NamedTuple):
     pixels: torch.Tensor | None  # uint8 [3, H, W]
     size: tuple[int, int] = (0, 0)  # width, height of the decoded image
     view: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    orientation: int = UNKNOWN
+    fingerprint: int = UNKNOWN
     error: str = ""
     fault: str = ""
 
@@ -55,6 +60,8 @@ class Batch(NamedTuple):
     pixels: torch.Tensor  # uint8 [B, 3, H, W]
     size: npt.NDArray[np.int32]  # [B, 2]
     view: npt.NDArray[np.float32]  # [B, 4]
+    orientation: npt.NDArray[np.uint8]  # [B]
+    fingerprint: npt.NDArray[np.uint64]  # [B]
     error: list[str]
     fault: str
 
@@ -88,7 +95,7 @@ class Decoder(torch.utils.data.Dataset[Sample]):
         try:
             return self.decode(row, data)
         except Exception as error:
-            return Sample(row, None, error=reason_of(error))
+            return Sample(row, None, fingerprint=fingerprint_of_bytes(data), error=reason_of(error))
 
     def decode(self, row: int, data: bytes) -> Sample:
         """Decode and transform one encoded image (no EXIF rotation, as in training)."""
@@ -100,7 +107,9 @@ class Decoder(torch.utils.data.Dataset[Sample]):
                     f"{width} x {height} pixels would be resized to {resized_w} x {resized_h}; use --crop-mode squash"
                 )
             image = encoded.convert("RGB")
-        return Sample(row, self.transform(image), (width, height), self.preprocessing.view(width, height))
+            orientation = orientation_of(encoded)
+        pixels, view = self.transform(image), self.preprocessing.view(width, height)
+        return Sample(row, pixels, (width, height), view, orientation, fingerprint_of_bytes(data))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples; B is the number of samples, readable or not, so batches are the same in every run."""
@@ -110,6 +119,8 @@ class Decoder(torch.utils.data.Dataset[Sample]):
             pixels=torch.stack([black if s.pixels is None else s.pixels for s in samples]),
             size=np.array([s.size for s in samples], np.int32),
             view=np.array([s.view for s in samples], np.float32),
+            orientation=np.array([s.orientation for s in samples], np.uint8),
+            fingerprint=np.array([s.fingerprint for s in samples], np.uint64),
             error=[s.error for s in samples],
             fault=next((s.fault for s in samples if s.fault), ""),
         )

@@ -12,7 +12,7 @@ import torch
 
 from extract.images.classes import TeacherClasses
 from extract.images.image_list import ImageList
-from extract.images.stored_order import in_stored_order, require_same
+from extract.images.stored_order import columns_of, in_stored_order, require_same
 from extract.job.decoding import Decoder
 from extract.job.run import make_header
 from extract.settings import JobOptions
@@ -56,7 +56,7 @@ def missing_shards(
 ) -> int:
     """How many shards the job would have to do; writes nothing. Raises what the job would raise at its start."""
     images, earlier = in_stored_order(images, store, extend=options.extend)
-    header = make_header(images, teacher, options, classes.outputs, earlier)
+    header = make_header(images, teacher, options, classes.outputs, earlier, columns_of(store))
     if not (store / HEADER_FILE).exists():
         return header.sharding.shards
     require_same(store, header)

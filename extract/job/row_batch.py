@@ -47,6 +47,8 @@ def row_batch(images: ImageList, batch: Batch, maps: Maps, header: Header) -> Ro
         status=np.where(readable, STATUS_OK, STATUS_UNREADABLE).astype(np.uint8),
         key=keys,
         error=batch.error,
+        orientation=batch.orientation,
+        fingerprint=batch.fingerprint,
     )
 
 

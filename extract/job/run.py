@@ -16,7 +16,7 @@ import torch
 
 from extract.errors import ImagesError
 from extract.images.image_list import ImageList
-from extract.images.stored_order import Earlier, in_stored_order
+from extract.images.stored_order import ALL_COLUMNS, Earlier, columns_of, in_stored_order
 from extract.job.decoding import Batch, Decoder, DecodingProcesses
 from extract.job.fill import Rows, fill_store
 from extract.job.progress import Progress, Report
@@ -49,7 +49,7 @@ def run_job(
     """
     store = Path(store)
     images, earlier = in_stored_order(images, store, extend=options.extend)
-    header = make_header(images, teacher, options, teacher_class, earlier)
+    header = make_header(images, teacher, options, teacher_class, earlier, columns_of(store))
     head = teacher.head()
     source = _TeacherRows(images, teacher, header, options)
     try:
@@ -77,8 +77,9 @@ def make_header(
     options: JobOptions,
     teacher_class: Sequence[int] | None = None,
     earlier: Earlier = (),
+    columns: Sequence[str] = ALL_COLUMNS,
 ) -> Header:
-    """All that decides the content of the store, `earlier` as in `Header`.
+    """All that decides the content of the store, `earlier` and `columns` as in `Header`.
 
     `teacher_class` [K]: the output of the teacher that shows each of the K classes, empty for maps that need none;
     None: they are the teacher's own, in order, and ImagesError where their numbers differ.
@@ -95,6 +96,7 @@ def make_header(
         shard_rows=options.shard_rows,
         depth=teacher.depth,
         earlier=earlier,
+        columns=tuple(columns),
         dataset=images.header() | {"teacher_class": list(teacher_class)},
         versions={name: version(name) for name in ("tokenmix-maps", "torch", "torchvision", "timm", "h5py", "pillow")},
     )

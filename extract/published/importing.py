@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.images.stored_order import columns_of
 from extract.job.fill import fill_store
 from extract.job.progress import Progress, Report
 from extract.published.exporting import MAX_FLOAT16_OUTPUTS, map_paths
@@ -60,6 +62,7 @@ def import_tree(
     """
     paths = [tree / path for path in map_paths(images.keys)]
     header = make_import_header(form, tree, paths, images, options, teacher_class, outputs)
+    header = replace(header, columns=columns_of(store))
     return fill_store(
         store,
         header,

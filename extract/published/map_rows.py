@@ -13,18 +13,20 @@ from PIL import Image
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.images.orientation import orientation_of
 from extract.job.decoding import reason_of
 from extract.job.fill import Rows
 from extract.job.progress import Progress
 from extract.published.torch_file import read_tensor
 from store import Header, RowBatch
+from store.fingerprint import fingerprint_of
 from store.spec import STATUS_OK, STATUS_UNREADABLE
 
 Array = npt.NDArray[Any]
 
 
 class MapRows:
-    """The `RowSource` of an import; of the images only the size is read."""
+    """The `RowSource` of an import; the images are opened, not decoded."""
 
     def __init__(self, images: ImageList, paths: Sequence[Path], header: Header) -> None:
         """`paths`: of each image the file of its map."""
@@ -42,10 +44,11 @@ class MapRows:
     def _read(self, rows: range) -> RowBatch:
         maps = np.zeros((len(rows), *self._shape), np.float32)
         sizes = np.zeros((len(rows), 2), np.int32)
+        orientation, fingerprint = np.zeros(len(rows), np.uint8), np.zeros(len(rows), np.uint64)
         errors = [""] * len(rows)
         for i, row in enumerate(rows):
             try:
-                sizes[i] = self._image_size(row)
+                sizes[i], orientation[i], fingerprint[i] = self._look_at_image(row)
                 maps[i] = self._map(row)
             except _RowFault as fault:
                 errors[i] = str(fault)
@@ -62,13 +65,18 @@ class MapRows:
             status=np.where(ok, STATUS_OK, STATUS_UNREADABLE).astype(np.uint8),
             key=self._images.keys[rows.start : rows.stop],
             error=errors,
+            orientation=orientation,
+            fingerprint=fingerprint,
         )
 
-    def _image_size(self, row: int) -> tuple[int, int]:
+    def _look_at_image(self, row: int) -> tuple[tuple[int, int], int, int]:
+        """Its size in px, orientation and fingerprint."""
         try:
-            with self._images.open(row) as file, Image.open(file) as image:
-                size: tuple[int, int] = image.size
-                return size
+            with self._images.open(row) as file:
+                fingerprint = fingerprint_of(file)
+                file.seek(0)
+                with Image.open(file) as image:
+                    return image.size, orientation_of(image), fingerprint
         except Exception as error:  # Pillow raises many types for a damaged file
             self._refuse_outage(row, error)
             raise _RowFault(f"image: {reason_of(error)}") from error
