@@ -29,12 +29,14 @@ from store import Header, RowBatch, ShardWriter, StoreError, create_store, verif
 from store.folder.head import Head, write_head
 from store.format.checksum import CHECKSUM_NBYTES
 from store.format.rows import list_digest
-from store.spec import STATUS_UNREADABLE
+from store.spec import OPTIONAL_COLUMNS, STATUS_UNREADABLE
 
 GRID = (3, 4)
 ROWS, SHARD_ROWS = 8, 3
-STORES = {  # name -> kind, dtype, depth, rows before an extension
+COLUMNS = tuple(column.name for column in OPTIONAL_COLUMNS)
+STORES: dict[str, tuple[Any, ...]] = {  # name -> kind, dtype, depth, rows before an extension, optional columns
     "label": ("label", "float16", 1, 0),
+    "label without optional columns": ("label", "float16", 1, 0, ()),
     "label uint8": ("label", "uint8", 1, 0),
     "label extended": ("label", "float16", 1, 5),
     "topk": ("topk", "float16", 3, 0),
@@ -171,7 +173,7 @@ def dataset(file: Path, shard: int, first_row: int, opened: h5py.Dataset) -> Reg
     return Region(file, shard, name, range(offset, offset + nbytes), first_row, nbytes // len(opened))
 
 
-def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> None:
+def write_store(path: Path, kind: str, dtype: str, depth: int, before: int, columns: tuple[str, ...] = COLUMNS) -> None:
     """Random rows, one of them unreadable; `before` of them, if any, before an extension."""
     rng = np.random.default_rng(0)
     keys, labels = [f"class/image {row}.jpg" for row in range(ROWS)], np.arange(ROWS, dtype=np.int32)
@@ -184,6 +186,7 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
     header = Header(
         kind, {"name": "none", "classes": ROWS}, {}, GRID, dtype, ROWS, SHARD_ROWS, dataset, {"h5py": "3"}, depth
     )
+    header = replace(header, columns=columns)
     if before:
         header = replace(header, earlier=((before, list_digest(keys[:before], labels[:before])),))
         create_store(path, header.before(0))
@@ -211,6 +214,8 @@ def write_store(path: Path, kind: str, dtype: str, depth: int, before: int) -> N
                     status=np.where(bad[part], STATUS_UNREADABLE, 0).astype(np.uint8),
                     key=keys[part],
                     error=["cut off" if one else "" for one in bad[part]],
+                    orientation=np.where(bad[part], 0, labels[part] % 8 + 1).astype(np.uint8),
+                    fingerprint=rng.integers(1, 1 << 64, len(keys[part]), dtype=np.uint64),
                 )
             )
             writer.publish()

@@ -120,6 +120,20 @@ class Header:
         """The `content_digest` that a shard carries: that of the header under which it was planned."""
         return self._digests[self.sharding.part(shard)]
 
+    def identities(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Which store each of rows [B] is of, as a number: the first eight bytes of the digest that its shard carries.
+
+        So a row keeps it when the store is copied, moved or extended, and has another one in any other store.
+        """
+        found: npt.NDArray[np.int64] = self._identities[
+            np.searchsorted([end for end, _ in self.earlier], rows, side="right")
+        ]
+        return found
+
+    @cached_property
+    def _identities(self) -> npt.NDArray[np.int64]:
+        return np.array([int(digest[:16], 16) for digest in self._digests], np.uint64).view(np.int64)
+
     @cached_property
     def _digests(self) -> tuple[str, ...]:
         return (*(self.before(number).content_digest for number in range(len(self.earlier))), self.content_digest)
@@ -166,7 +180,7 @@ class Header:
         names = [field.name for field in fields(cls)]
         expected = {"format", "version", "content_digest", "file_digest", *names}
         if document.get("columns") == [] or document.keys() | {"columns"} != expected:
-            raise fault("fields", sorted(expected), sorted(document), "it was edited, or is not ours")
+            raise fault("fields", sorted(expected), sorted(document), "it was edited, or is a newer version's")
         header = cls(**{name: document[name] for name in names if name in document})
         if document["content_digest"] != header.content_digest:
             raise fault("content_digest", header.content_digest, document["content_digest"], "it was edited")

@@ -14,7 +14,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from store import Problem, RowBatch, StoreError, read_header, verify
-from tests.store.conftest import make_rows, write_shard, write_store
+from tests.store.conftest import ALL_COLUMNS, make_rows, write_shard, write_store
 
 SHARD = "shard-00001.h5"
 
@@ -38,7 +38,9 @@ def offset(maps: Path, dataset: str, row: int) -> int:
         return int(found.id.get_offset() + row * found.id.get_storage_size() // len(found))
 
 
-@pytest.mark.parametrize("dataset", ["label_logit", "label", "prediction", "size", "view", "status", "key", "digest"])
+@pytest.mark.parametrize(
+    "dataset", ["label_logit", "label", "prediction", "size", "view", "status", *ALL_COLUMNS, "key", "digest"]
+)
 @pytest.mark.parametrize("bit", [0, 7])
 def test_one_flipped_bit(maps: Path, rows: RowBatch, dataset: str, bit: int) -> None:
     at = offset(maps, dataset, row=2)
@@ -64,7 +66,7 @@ def rewrite(dataset: str, value: object) -> Callable[[Path], object]:
     def apply(maps: Path) -> None:
         with h5py.File(maps / SHARD, "r+") as file:
             file[dataset][0] = value
-            names = ("label_logit", "label", "prediction", "size", "view", "status", "key")
+            names = ("label_logit", "label", "prediction", "size", "view", "status", *ALL_COLUMNS, "key")
             row = b"".join(file[name][0].tobytes() if name != "key" else file[name][0] for name in names)
             error = file["error"][0]
             file["digest"][0] = xxh3_64_intdigest(row + (b"\0" + error if error else b""))
@@ -152,6 +154,7 @@ def foreign(maps: Path) -> None:
         (rewrite("view", [0, 0, 0, 1]), 1, "view: expected x0 < x1"),
         (rewrite("size", [0, 1]), 1, "size: expected width and height"),
         (rewrite("status", 3), 1, "status: expected one of"),
+        (rewrite("orientation", 9), 1, "orientation: expected at most 8"),
         (rewrite("label", 11), None, r"list of \(key, label\)"),
         (rewrite("key", b"cat/other.jpg"), None, r"list of \(key, label\)"),
         (rewrite("key", b"\xff\xfe"), 1, "key: expected UTF-8"),

@@ -73,7 +73,7 @@ def test_hdf5_tools_read_a_shard(maps: Path, rows: RowBatch) -> None:
 def test_structures_carry_checksums(maps: Path) -> None:
     raw = (maps / "shard-00000.h5").read_bytes()
     assert raw[8] == 3  # version of the superblock, behind the signature
-    assert raw.count(b"OHDR") == 10  # version 2 object headers: the root and nine datasets
+    assert raw.count(b"OHDR") == 12  # version 2 object headers: the root and eleven datasets
     assert b"GCOL" not in raw  # no heap for strings: it would have none
 
 
@@ -115,6 +115,9 @@ def put(index: Any, value: Any) -> Callable[[Any], Any]:
         (wrong("status", put(0, 1)), "error: expected a reason"),
         (wrong("status", put(4, 0)), "error: expected no text"),
         (wrong("error", lambda a: a[:5]), "error: expected 6 texts"),
+        (wrong("orientation", put(1, 9)), "orientation: expected at most 8"),
+        (lambda batch: replace(batch, orientation=None), r"orientation: expected uint8 \[6\] for 6 keys, found obj"),
+        (wrong("fingerprint", lambda a: a.astype("i8")), "fingerprint: expected uint64"),
         (wrong("key", put(0, "")), "key '': expected 1 to 4096 bytes"),
         (wrong("key", put(0, "a\0b")), "without NUL"),
         (wrong("key", put(0, "\udcff")), "UTF-8 can hold; rename"),

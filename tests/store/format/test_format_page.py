@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from store import MapStore, RowBatch
 from store.spec import KINDS
-from tests.store.conftest import make_rows, write_store
+from tests.store.conftest import ALL_COLUMNS, make_rows, write_store
 from tests.store.reading.test_kinds import batch_of, header_of, payload_of
 
 PAGE = (Path(__file__).parents[3] / "docs" / "format.md").read_text("utf-8")
@@ -72,7 +72,7 @@ def test_its_digests(maps: Path) -> None:
         for row, key in enumerate(columns["key"].tolist()):
             parts = [
                 columns[name][row].tobytes()
-                for name in ("label_logit", "label", "prediction", "size", "view", "status")
+                for name in ("label_logit", "label", "prediction", "size", "view", "status", *header["columns"])
             ]
             error = columns["error"].tolist()[row]
             digest = xxh3_64_intdigest(b"".join(parts) + key + (b"\0" + error if error else b""))
@@ -90,7 +90,7 @@ def test_its_uint8(tmp_path: Path) -> None:
     scale, offset = columns["scale_offset"].astype(np.float32).T[..., None, None]
     found = scale * columns["label_logit"] + offset
     np.testing.assert_allclose(found, batch.payload["label_logit"], atol=float(scale.max()) * 0.51)
-    names = ("label_logit", "scale_offset", "label", "prediction", "size", "view", "status", "key")
+    names = ("label_logit", "scale_offset", "label", "prediction", "size", "view", "status", *ALL_COLUMNS, "key")
     assert xxh3_64_intdigest(b"".join(columns[name][0].tobytes() for name in names[:-1]) + columns["key"][0]) == int(
         columns["digest"][0]
     )

@@ -25,6 +25,25 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "maps").iterdir()] == ["store.json"]
 
 
+def test_without_optional_columns_it_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
+    header = replace(HEADER, columns=())
+    assert header.content_digest == "1448fc0ef728a28f99ce3b598a8d472b39a555284bdd4ff50761e1dbe9cdac01"
+    assert "columns" not in json.loads(header.to_json())
+    create_store(tmp_path, header)
+    assert read_header(tmp_path) == header
+    with pytest.raises(StoreMismatch, match=r"columns: stored '\(absent\)', given \['orientation', 'fingerprint'\]"):
+        create_store(tmp_path, HEADER)
+
+
+@pytest.mark.parametrize("columns", [("orientation",), ("fingerprint",), ["orientation", "fingerprint"]])
+def test_some_optional_columns(tmp_path: Path, columns: Any) -> None:
+    header = replace(HEADER, columns=columns)
+    create_store(tmp_path, header)
+    assert [field.name for field in read_header(tmp_path).optional] == list(columns)
+    assert replace(header, earlier=((5, "digest"),)).before(0).columns == tuple(columns)
+    assert len({replace(HEADER, columns=these).content_digest for these in ((), columns)}) == 2
+
+
 def test_another_machine_resumes(tmp_path: Path) -> None:
     create_store(tmp_path, HEADER)
     create_store(tmp_path, replace(HEADER, versions={"h5py": "4"}, dataset={**HEADER.dataset, "root_name": "zoo"}))
@@ -105,6 +124,10 @@ def test_maps_without_classes_need_no_teacher_class() -> None:
         ({"teacher": {"classes": 1 << 32}}, "teacher.classes: expected"),
         ({"teacher": {}, "kind": "topk"}, "teacher.classes: expected .* >= 1 for kind topk, found '.absent.'"),
         ({"teacher": {"classes": 0}, "kind": "features"}, "teacher.classes: expected .* >= 1 for kind features"),
+        ({"columns": ["fingerprint", "orientation"]}, "columns: expected some of .*, in this order, found"),
+        ({"columns": ["orientation", "orientation"]}, "columns: expected some of"),
+        ({"columns": ["orientation", "colour"]}, "columns: expected .* a newer version of this library may know it"),
+        ({"columns": "orientation"}, "columns: expected some of"),
     ],
 )
 def test_fields_that_cannot_be(changes: dict[str, Any], message: str) -> None:
@@ -126,7 +149,10 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (edit(version=2), "version: expected 1, found 2; a newer version"),
         (edit(version="1"), "version: expected 1"),
         (edit(version=True), "version: expected 1, found True"),
-        (edit(extra=1), "fields: expected"),
+        (edit(extra=1), "fields: expected .* newer version's"),
+        (edit(columns=[]), "fields: expected"),
+        (edit(columns=["orientation"]), "content_digest: expected"),
+        (edit(columns=3), "columns: expected some of"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "rows"}), "fields: expected"),
         (edit(rows="17"), "rows: expected a whole number"),
         (edit(rows=18), "content_digest: expected .* it was edited"),

@@ -17,4 +17,5 @@ def test_a_store_is_a_dataset(tmp_path: Path, pristine: Path, monkeypatch: pytes
     assert len(list(pristine.glob("shard-*.h5"))) == 3
     np.testing.assert_array_equal(loaded["label_logit"][:], store.read(range(17)))
     np.testing.assert_array_equal(loaded["label"][:], store.labels)
+    np.testing.assert_array_equal(loaded["orientation"][:], store.orientations)
     np.testing.assert_array_equal(loaded["view"][:], store.views(range(17)))

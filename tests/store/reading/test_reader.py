@@ -56,11 +56,23 @@ def test_round_trip(batch: RowBatch, shard_rows: int) -> None:
             ("predictions", "prediction"),
             ("sizes", "size"),
             ("statuses", "status"),
+            ("orientations", "orientation"),
+            ("fingerprints", "fingerprint"),
         ):
             np.testing.assert_array_equal(getattr(maps, ours), getattr(batch, given_), strict=True)
         assert list(maps.keys) == batch.key
         assert maps.errors == {row: text for row, text in enumerate(batch.error) if text}
         assert verify(Path(folder) / "maps").problems == ()
+
+
+def test_columns_that_it_does_not_have_are_unknown(tmp_path: Path, rows: RowBatch) -> None:
+    write_store(tmp_path, rows, 6, columns=("fingerprint",))
+    assert verify(tmp_path).problems == ()
+    maps = MapStore(tmp_path)
+    np.testing.assert_array_equal(maps.orientations, np.zeros(17, np.uint8), strict=True)
+    np.testing.assert_array_equal(maps.fingerprints, rows.fingerprint, strict=True)
+    with h5py.File(tmp_path / "shard-00000.h5") as shard:
+        assert "orientation" not in shard
 
 
 @pytest.mark.parametrize("chosen", [[16, 0, 3, 3], (5, 6), np.array([12], "u8"), np.array([], "i4"), [], range(17)])
