@@ -21,6 +21,7 @@ from extract.command_line.options import (
     HEAD,
     IMAGES,
     MAX_ERRORS,
+    MIN_TOP1,
     PATH,
     STORE,
     WORKER,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from store import Header
 
 WATCH_S = 5.0
+IMPORTED_FIGURE = "label leads most tokens of"  # published maps come without the teacher's predictions
 ORIGINAL_IMAGES = click.option("--images", type=PATH, required=True, help="The images that the maps are of.")
 
 
@@ -74,17 +76,19 @@ def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: Jo
 @STORE
 @WORKER
 @MAX_ERRORS
+@MIN_TOP1
 @EXTEND
 def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
     let_openmp_sleep()
     with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a signal may arrive, too
-        from extract.command_line.progress_bar import show_progress
+        from extract.command_line.progress_bar import say_above_bar, show_progress
 
         with show_progress(sys.stderr) as on_progress:
             report = calls.run(
-                images, store, teacher, options, class_map=class_map, on_progress=on_progress, stop=stop, say=say
-            )
+                images, store, teacher, options,
+                class_map=class_map, on_progress=on_progress, stop=stop, say=say_above_bar,
+            )  # fmt: skip
         _finish(report, store, stop)
 
 
@@ -92,6 +96,7 @@ def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherS
 @job_options
 @STORE
 @MAX_ERRORS
+@MIN_TOP1
 @EXTEND
 @slurm_options
 @click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
@@ -164,13 +169,14 @@ def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptio
 def import_(form: str, tree: Path, images: Path, store: Path, class_map: Path | None, options: ImportOptions) -> None:
     """Put maps of TokenLabeling or ReLabel, one .pt per image below SRC, into STORE; started again, it goes on."""
     with stop_on_signals() as stop, user_errors():
-        from extract.command_line.progress_bar import show_progress
+        from extract.command_line.progress_bar import say_above_bar, show_progress
 
-        with show_progress(sys.stderr) as on_progress:
+        with show_progress(sys.stderr, figure=IMPORTED_FIGURE) as on_progress:
             report = calls.import_maps(
-                form, tree, images, store, options, class_map=class_map, on_progress=on_progress, stop=stop, say=say
-            )
-        _finish(report, store, stop)
+                form, tree, images, store, options,
+                class_map=class_map, on_progress=on_progress, stop=stop, say=say_above_bar,
+            )  # fmt: skip
+        _finish(report, store, stop, IMPORTED_FIGURE)
 
 
 @main.command()
@@ -211,6 +217,8 @@ def verify(
     if (deep or retry_unreadable) and images is None:
         raise click.UsageError(f"{'--deep' if deep else '--retry-unreadable'} needs --images, to read them again.")
     with user_errors():
+        from store import read_header
+
         verdict = calls.verify(
             store, images=images, repair=repair, retry_unreadable=retry_unreadable, deep=deep, seed=seed,
             checkpoint=checkpoint, head=head, device=device,
@@ -222,6 +230,8 @@ def verify(
             click.echo(line)
         report = verdict.report
         click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(verdict.problems)} problems")
+        if report.shards:
+            _describe_predictions(store, read_header(store))
         sys.exit(0 if verdict.ok else 1)
 
 
@@ -243,6 +253,7 @@ def drop_extension(store: Path) -> None:
 def info(store: Path, as_json: bool) -> None:
     """What STORE contains, and how it was made."""
     with user_errors():
+        from extract.audit.top1 import prediction_state
         from store import read_header
         from store.folder.files import present_shards
 
@@ -250,10 +261,12 @@ def info(store: Path, as_json: bool) -> None:
         shards, present = header.sharding.shards, len(present_shards(store, header))
         if as_json:
             state = {"shards": shards, "shards_present": present, "content_digest": header.content_digest}
+            state |= prediction_state(store, header)
             click.echo(json.dumps({**dataclasses.asdict(header), **state}, indent=2, ensure_ascii=False))
             return
         describe_header(header)
         click.echo(f"shards    {present} of {shards} present")
+        _describe_predictions(store, header)
 
 
 @main.command()
@@ -299,12 +312,23 @@ def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int
         click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
 
 
-def _finish(report: Report, store: Path, stop: StopRequest) -> None:
+def _finish(report: Report, store: Path, stop: StopRequest, figure: str = "teacher's top-1") -> None:
     """Say how a job ended, and end with the exit status of a stop if it was stopped."""
-    describe_report(report, store)
+    describe_report(report, store, figure)
     if report.stopped:
         say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
         sys.exit(stop.exit_code)
+
+
+def _describe_predictions(store: Path, header: Header) -> None:
+    """Top-1, the worst classes, unreadable rows; on stderr what is suspicious."""
+    from extract.audit.top1 import prediction_lines, suspicions
+    from store.reading.predictions import read_predictions
+
+    stored = read_predictions(store, header)
+    click.echo("\n".join(prediction_lines(stored)))
+    for line in suspicions(stored.confusion, header, store, complete=stored.complete):
+        say(line)
 
 
 def _spell_view(header: Header) -> str:

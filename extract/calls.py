@@ -67,15 +67,24 @@ def run(
     `images`: class folder, `.tar`, `hfds/NAME` or `wds/FOLDER`. `class_map`: which output of the teacher shows each
     class, see `extract.images.classes`. `on_progress` is called after every batch; `stop` is asked before every batch.
 
-    Raises ImagesError, TeacherError (both ExtractErrors), StoreMismatch where the store was made with other settings,
-    StoreError where it cannot be written. Finished shards survive every one of these.
+    `say` also gets a warning where the teacher's predictions are hardly better than a guess, or suddenly become so.
+
+    Raises ImagesError, TeacherError (both ExtractErrors; the latter also for a top-1 below `options.min_top1`),
+    StoreMismatch where the store was made with other settings, StoreError where it cannot be written. Finished shards
+    survive every one of these.
     """
+    from extract.audit.top1 import Top1Watch
     from extract.images.listing import refuse_store_inside
     from extract.job.run import run_job
 
     refuse_store_inside(Path(store), Path(images))
     listed, built, classes = _prepare(images, teacher, class_map, say)
-    return run_job(listed, Path(store), built, options, classes.outputs, on_progress=on_progress, stop=stop)
+    _refuse_unjudged(options, classes)
+    watch = Top1Watch(Path(store), options.min_top1, say)
+    observe = _both(on_progress, watch)
+    report = run_job(listed, Path(store), built, options, classes.outputs, on_progress=observe, stop=stop)
+    watch.finish(report)
+    return report
 
 
 def fit_head(
@@ -140,6 +149,7 @@ def render_submission(
     from extract.job.plan import missing_shards
 
     prepared = _prepare(images, replace(teacher, device="cpu"), class_map, say)
+    _refuse_unjudged(options, prepared[2])
     missing = missing_shards(*prepared, Path(store), options)
     say(f"{missing} shards to do, {slurm.tasks} workers")
     if slurm.tasks > missing:
@@ -213,6 +223,7 @@ def import_maps(
     `form`: tokenlabeling or relabel. Their teachers have ImageNet-1k's outputs where the dataset's classes go by its
     names or by `class_map`, else as many as the dataset has classes. Raises as `run`.
     """
+    from extract.audit.top1 import Top1Watch
     from extract.images.listing import list_images, refuse_store_inside
     from extract.published.importing import import_tree
 
@@ -220,9 +231,13 @@ def import_maps(
     listed = list_images(images)
     classes, outputs = _published_classes(listed, class_map)
     say(f"{len(listed)} images, {len(listed.class_names)} classes; their outputs {classes.how}")
-    return import_tree(
-        form, Path(tree), listed, Path(store), options, classes.outputs, outputs, on_progress=on_progress, stop=stop
+    watch = Top1Watch(Path(store), None, say)
+    observe = _both(on_progress, watch)
+    report = import_tree(
+        form, Path(tree), listed, Path(store), options, classes.outputs, outputs, on_progress=observe, stop=stop
     )
+    watch.finish(report)
+    return report
 
 
 def export_maps(form: str, store: StrPath, target: StrPath, *, on_progress: Callable[[int], None] = _silent) -> int:
@@ -235,6 +250,22 @@ def export_maps(form: str, store: StrPath, target: StrPath, *, on_progress: Call
     if form != "tokenlabeling":
         raise ExtractError(f"export: expected the format tokenlabeling, found {form!r}")
     return export_tree(Path(store), Path(target), on_progress=on_progress)
+
+
+def _both(first: Callable[[Progress], None], second: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def call(progress: Progress) -> None:
+        first(progress)
+        second(progress)
+
+    return call
+
+
+def _refuse_unjudged(options: JobOptions, classes: TeacherClasses) -> None:
+    if options.min_top1 is not None and not classes.outputs:
+        raise ExtractError(
+            "--min-top1: expected a teacher whose predictions can be judged, found its outputs for the dataset's "
+            f"classes {classes.how}; leave it out, or give a --class-map"
+        )
 
 
 def _prepare(

@@ -70,6 +70,8 @@ WORKER = click.option("--worker", metavar="I/N",
                       help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")  # fmt: skip
 MAX_ERRORS = click.option("--max-errors", type=click.IntRange(0),
                           help="Unreadable images to accept; default: 0.1 % of the rows.")  # fmt: skip
+MIN_TOP1 = click.option("--min-top1", type=click.FloatRange(0, 1), metavar="SHARE",
+                        help="Fail below this share of right predictions; stop early below half of it.")  # fmt: skip
 CLASS_WEIGHTS = click.option("--class-weights", type=click.Choice(["balanced", "none"]), default="balanced",
                              show_default=True, help="Every class counts the same, or every image.")  # fmt: skip
 EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
@@ -154,13 +156,14 @@ def job_options(command: Command) -> Command:
         workers: int,
         worker: str | None = None,
         max_errors: int | None = None,
+        min_top1: float | None = None,
         extend: bool = False,
         **others: Any,
     ) -> None:
         spec, others = _take_teacher(others)
         options = JobOptions(
             dtype=dtype, shard_rows=shard_size, batch_size=batch_size, decoding_processes=workers,
-            worker=_worker(worker), extend=extend, max_errors=max_errors,
+            worker=_worker(worker), extend=extend, max_errors=max_errors, min_top1=min_top1,
         )  # fmt: skip
         command(teacher=spec, options=options, **others)
 

@@ -14,6 +14,12 @@ def status_lines(status: Status) -> Iterator[str]:
     """What is done, how fast, who is at work, and which images are unreadable, one line after the other."""
     yield f"rows      {status.rows_done} of {status.rows} ({100 * status.rows_done / status.rows:.1f} %)"
     yield f"shards    {status.shards_done} of {status.shards}"
+    if status.top1 is not None:
+        yield f"top-1     {100 * status.top1:.1f} % of {status.rows_judged} images"
+    if status.rows_unreadable:
+        yield f"errors    {status.rows_unreadable} unreadable images"
+    if status.shards_broken:
+        yield f"broken    {status.shards_broken} shards cannot be read, see `tokenmix verify`"
     if not status.complete:
         eta = "-" if status.eta_s is None else timedelta(seconds=round(status.eta_s))
         yield f"speed     {status.rate:.1f} img/s over the last {WINDOW_S / 60:.0f} minutes, {eta} to go"

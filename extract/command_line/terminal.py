@@ -76,8 +76,8 @@ def spell_bytes(count: int) -> str:
     return f"{size:.4g} TB"
 
 
-def describe_report(report: Report, store: Path) -> None:
-    """Say how a job ended: what it did, and which images it could not read."""
+def describe_report(report: Report, store: Path, figure: str) -> None:
+    """Say how a job ended: what it did, and which images it could not read; `figure`: what its top-1 is called."""
     from store import unreadable_rows
 
     progress = report.progress
@@ -86,8 +86,8 @@ def describe_report(report: Report, store: Path) -> None:
     done = "nothing to do"
     if progress.done:
         done = f"{progress.done} images in {progress.seconds:.1f} s ({progress.rate:.1f} img/s), "
-        if progress.judged:
-            done += f"teacher's top-1 {100 * progress.top1:.1f} %"
+        if progress.confusion.judged:
+            done += f"{figure} {100 * progress.top1:.1f} %"
         else:
             done += "no predictions" if progress.readable else "none of them readable"
     elif report.complete and (count := sum(1 for _ in unreadable_rows(store))):

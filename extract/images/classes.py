@@ -61,6 +61,15 @@ def match_classes(
     raise _nothing_matches(class_names, outputs, label_set, unknown)
 
 
+def describe_output(class_names: Sequence[str], output: int, outputs: int) -> str:
+    """The words for an output in the label set that knows all of the dataset's class names; empty where none does."""
+    label_set = infer_imagenet_subset({"num_classes": outputs})
+    known = _names_of(label_set) if label_set else {}
+    if not label_set or not all(name in known or _plain(name) in known for name in class_names):
+        return ""
+    return str(ImageNetInfo(label_set).index_to_description(output)).split(",")[0]
+
+
 def _by_head(class_names: Sequence[str], output_names: Sequence[str], *, needed: bool) -> TeacherClasses:
     numbers = {name: output for output, name in enumerate(output_names)}
     unknown = [name for name in class_names if name not in numbers]

@@ -22,6 +22,7 @@ from extract.settings.worker import Worker
 from store import Header, RowBatch, create_store
 from store.folder.files import discard_leftovers
 from store.folder.head import Head, write_head
+from store.reading.predictions import Confusion
 
 
 class Rows(NamedTuple):
@@ -62,13 +63,14 @@ def fill_store(
     discard_leftovers(store)
     allowed = math.ceil(header.rows / 1000) if max_errors is None else max_errors
     queue = ShardQueue(store, header, worker)
-    progress, shards_written, started = Progress(queue.total()), 0, time.monotonic()
+    progress = Progress(queue.total(), confusion=Confusion(header.teacher_class))
+    shards_written, started = 0, time.monotonic()
     with Publisher(header, queue, progress.note) as publisher:
         while (first := queue.wait(stop)) is not None:
             for rows in source(_row_numbers(header, queue, first, batch_size, progress), progress):
                 if stop():
                     break
-                progress.count(rows.batch, rows.top1, header.teacher_class)
+                progress.count(rows.batch, rows.top1)
                 progress.refuse_errors_beyond(allowed)
                 shards_written += publisher.append(rows.first, rows.batch)
                 progress.seconds, progress.write_s = time.monotonic() - started, publisher.write_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from extract.errors import ImagesError
 from store import RowBatch
+from store.reading.predictions import Confusion
 from store.spec import STATUS_OK, Json
 
 
@@ -19,9 +19,9 @@ class Progress:
 
     total: int  # rows of this worker's share that were missing at start, and those taken over from others
     done: int = 0
-    correct: int = 0
     readable: int = 0
-    judged: int = 0  # of the readable, those with a prediction and a class that the teacher has an output for
+    # of the readable, those with a prediction and a class that the teacher has an output for
+    confusion: Confusion = field(default_factory=lambda: Confusion(np.zeros(0, np.int64)))
     seconds: float = 0.0
     read_s: float = 0.0  # waiting for decoded images
     compute_s: float = 0.0  # in the teacher
@@ -36,25 +36,18 @@ class Progress:
     @property
     def top1(self) -> float:
         """The share of right predictions so far; NaN before the first, and for a teacher without any."""
-        return self.correct / self.judged if self.judged else math.nan
+        return self.confusion.top1
 
     def note(self) -> dict[str, Json]:
         """What other processes are told with every sign of life, for `tokenmix status`."""
         return {name: round(getattr(self, name), 1) for name in ("done", "seconds", "read_s", "compute_s", "write_s")}
 
-    def count(self, rows: RowBatch, top1: npt.NDArray[np.int32], teacher_class: npt.NDArray[np.int64]) -> None:
-        """Add B rows.
-
-        `top1` [B]: the output that the teacher gave the largest logit, -1 where there is none. `teacher_class` [K]:
-        the output that shows each class of the dataset; where it is empty, no row is judged.
-        """
+    def count(self, rows: RowBatch, top1: npt.NDArray[np.int32]) -> None:
+        """Add B rows; `top1` [B]: the output that the teacher gave the largest logit, -1 where there is none."""
         readable = rows.status == STATUS_OK
         self.done += len(rows.key)
         self.readable += int(readable.sum())
-        if len(teacher_class):
-            judged = readable & (top1 >= 0)
-            self.judged += int(judged.sum())
-            self.correct += int((top1 == teacher_class[rows.label])[judged].sum())
+        self.confusion.add(rows.label, np.where(readable, top1, -1))
         self.errors += [(key, reason) for key, reason in zip(rows.key, rows.error, strict=True) if reason]
 
     def refuse_errors_beyond(self, allowed: int) -> None:

@@ -14,6 +14,7 @@ from statistics import median
 from extract.job.slurm import job_name
 from store import read_header, unreadable_rows
 from store.folder.claims import SILENT_S, Claim, list_shards
+from store.reading.predictions import read_predictions
 from store.spec import header_name
 
 WINDOW_S = 600.0  # the rate is that of the shards finished in the last so many seconds
@@ -48,6 +49,10 @@ class Status:
     workers: tuple[WorkerState, ...]
     slurm: Mapping[str, int]  # state -> tasks; empty where no Slurm answers
     unreadable: tuple[tuple[str, str], ...] | None  # key and reason; None when not asked for
+    top1: float | None = None  # the share of right predictions in the finished shards; None where there are none
+    rows_judged: int = 0  # those with a prediction
+    rows_unreadable: int = 0
+    shards_broken: int = 0  # finished, but cannot be read
 
     @property
     def complete(self) -> bool:
@@ -56,11 +61,14 @@ class Status:
 
 
 def read_status(path: Path, *, unreadable: bool = False) -> Status:
-    """Read the folder, and ask Slurm where there is one; `unreadable` opens every shard, which takes longer.
+    """Read the folder and the predictions of finished shards, and ask Slurm where there is one.
 
-    Raises StoreError where there is no store, ShardError where `unreadable` meets a broken shard.
+    `unreadable` reads every shard's keys, which takes longer. Raises StoreError where there is no store, ShardError
+    where `unreadable` meets a broken shard.
     """
     header = read_header(path)
+    stored = read_predictions(path, header)
+    confusion = stored.confusion
     listing = list_shards(path, header, times=True)
     rows = {shard: stop - start for shard in listing.finished for start, stop in [header.sharding.bounds(shard)]}
     now = time.time()
@@ -78,6 +86,10 @@ def read_status(path: Path, *, unreadable: bool = False) -> Status:
         workers=tuple(_workers(listing.claims)),
         slurm=_slurm_states(job_name(path)),
         unreadable=tuple(unreadable_rows(path)) if unreadable else None,
+        top1=confusion.top1 if confusion.judged else None,
+        rows_judged=confusion.judged,
+        rows_unreadable=stored.unreadable,
+        shards_broken=stored.broken,
     )
 
 

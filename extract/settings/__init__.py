@@ -53,6 +53,7 @@ class JobOptions:
     worker: Worker = field(default_factory=Worker)
     extend: bool = False  # add shards for images that are not in the store
     max_errors: int | None = None  # unreadable images to accept; None: 0.1 % of the rows, rounded up
+    min_top1: float | None = None  # the share of right predictions below which the job has failed; None: any
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def test_a_teacher_that_has_other_classes_too(images: ImageList, tmp_path: Path)
     assert maps.header.teacher_class.tolist() == outputs
     assert maps.labels.tolist() == images.labels.tolist()
     expected = [outputs[label] for label in images.labels]
-    assert report.progress.judged == 18
-    assert report.progress.correct == sum(maps.predictions == expected)
+    assert report.progress.confusion.judged == 18
+    assert report.progress.confusion.correct == sum(maps.predictions == expected)
     decoder = Decoder(images, teacher.preprocessing)
     for row in (0, 7, 17):
         sample = decoder[row]
@@ -101,7 +101,7 @@ def test_maps_without_classes_are_not_judged(images: ImageList, tmp_path: Path) 
     teacher = TimmTeacher(replace(SPEC, num_classes=7, kind="activation"))
     report = run(images, tmp_path / "maps", teacher, teacher_class=())
     assert report.complete
-    assert report.progress.judged == 0
+    assert report.progress.confusion.judged == 0
     assert math.isnan(report.progress.top1)
 
 

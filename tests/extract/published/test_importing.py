@@ -170,7 +170,7 @@ def test_a_teacher_of_other_classes_in_another_order(tree: Path) -> None:
         file = tree / "maps" / NAMES[i % CLASSES] / f"img_{i}.pt"
         torch.save(scored(i, outputs[i % CLASSES], 50), file)
     report = fill(tree, "store", "tokenlabeling", outputs, 50)
-    assert (report.progress.top1, report.progress.judged) == (1.0, 24)
+    assert (report.progress.top1, report.progress.confusion.judged) == (1.0, 24)
     store = MapStore(tree / "store")
     assert (store.header.outputs, store.header.teacher_class.tolist()) == (50, outputs)
     assert store.labels.tolist() == [NAMES.index(key.split("/")[0]) for key in store.keys]
