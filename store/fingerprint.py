@@ -11,6 +11,8 @@ import io
 import os
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 from xxhash import xxh3_64
 
 # One page. The head of a file holds its dimensions and EXIF; but images of one camera or program share much of a head,
@@ -36,3 +38,20 @@ def fingerprint_of(file: BinaryIO) -> int:
 def fingerprint_of_bytes(data: bytes) -> int:
     """`fingerprint_of` a file that was read."""
     return fingerprint_of(io.BytesIO(data))
+
+
+def spread(n: int, most: int) -> npt.NDArray[np.int64]:
+    """Up to `most` of the numbers below `n`, evenly spread from the first to the last, ascending; always the same."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64)) if n else np.empty(0, np.int64)
+
+
+def difference_of(file: BinaryIO, fingerprint: int) -> str:
+    """What was expected and found of an encoded image with another fingerprint; "" where it has this one."""
+    found = fingerprint_of(file)
+    if found == fingerprint:
+        return ""
+    nbytes = file.seek(0, os.SEEK_END)
+    return (
+        f"expected the file that its map was made from, fingerprint {fingerprint:016x}, found {found:016x}, "
+        f"{nbytes} bytes"
+    )
