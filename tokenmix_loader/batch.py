@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
 Grid = tuple[int, int]  # (gh, gw) in tokens
 Box = tuple[int, int, int, int]  # (top, bottom, left, right) in px
 NO_MAP = -1  # the row of an image without a map
+ANY_STORE = 0  # the store of an image without a map, and of targets made by hand, which are not checked
 
 
 class MapTarget(NamedTuple):
     """A label and what is needed to look up its map; torch's default collate and pinning keep the type.
 
-    `label` and `row`: int64, [] of one image and [B] of a batch; row -1 stands for an image without a map. `place`
-    float64 [10] or [B, 10] holds `affine` and `bounds`. A dataset gives numbers and a NumPy array for one image,
-    which are cheaper to make; a batch consists of tensors.
+    `label`, `row`, `store`: int64, [] of one image and [B] of a batch; row -1 stands for an image without a map.
+    `place` float64 [10] or [B, 10] holds `affine` and `bounds`. `store` says whose row it is (`Header.identities`): a
+    batch with rows of another store than the one to be read is refused. A dataset gives numbers and a NumPy array for
+    one image, which are cheaper to make; a batch consists of tensors.
+
+    It is no tensor on purpose: where neither TokenMix nor TokenMixCollate made targets of it, a loss or a collate
+    function that takes it for labels fails and says so, instead of training without maps.
     """
 
     label: torch.Tensor
     row: torch.Tensor
     place: torch.Tensor
+    store: torch.Tensor | int = ANY_STORE
 
     @property
     def affine(self) -> torch.Tensor:
@@ -37,17 +44,48 @@ class MapTarget(NamedTuple):
         """The same on `device`, as tensors; of one image as well as of a batch."""
         return MapTarget(*(torch.as_tensor(part).to(device, non_blocking=non_blocking) for part in self))
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Whatever labels have and this has not: `ndim`, `cuda`, `unsqueeze`, ..."""
+        raise AttributeError(_never_mixed(f"something that asks for its {name!r}"))
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], *_: Any) -> NoReturn:
+        """torch calls this for a function that got a MapTarget, as a loss does."""
+        raise TypeError(_never_mixed(f"it in a call of torch's {getattr(func, '__name__', func)}"))
+
+
+def _never_mixed(found: str) -> str:
+    return (
+        f"MapTarget: expected TokenMix or TokenMixCollate to make targets of it, found {found}; give the loader "
+        "TokenMixCollate, or each batch to TokenMix (timm's train.py asks for neither unless --mixup or --cutmix is "
+        "above 0)"
+    )
+
+
+class TokenSources(NamedTuple):
+    """Where each token of each mixed image comes from: S tokens of the unmixed batch, with shares that sum to 1.
+
+    Token p of image i shows, with share `weight` [B, S, gh, gw] (float32), token `token` (int64, row-major) of image
+    `image` (int64). So images may be mixed of more than two, and tokens may have moved.
+    """
+
+    image: torch.Tensor
+    token: torch.Tensor
+    weight: torch.Tensor
+
 
 class Draw(NamedTuple):
     """What chance decided for one batch. Partners are the batch in reverse order, as in timm.
 
     `share`: how much of image a is in every pixel. `masks` [B, gh, gw]: how much of each token comes from a, in
-    TokenMix all (True) or nothing. `box` (top, bottom, left, right) in px: what CutMix takes from b.
+    TokenMix all (True) or nothing. `box` (top, bottom, left, right) in px: what CutMix takes from b. `sources`: of
+    masks that are an optimum, which say where each token comes from.
     """
 
     share: float = 1.0
     masks: torch.Tensor | None = None
     box: Box | None = None
+    sources: TokenSources | None = None
 
 
 class SoftLabels(NamedTuple):

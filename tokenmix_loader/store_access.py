@@ -14,13 +14,39 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
     )
 
 from store import MapStore, StoreError, StoreMismatch
+from store.fingerprint import difference_of, spread
 from store.format.rows import list_digest
-from store.spec import STATUS_OK
+from store.spec import MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
 from store.table_keys import names_or_numbers
 
-__all__ = ["STATUS_OK", "MapStore", "StoreError", "StoreMismatch", "list_digest", "names_or_numbers", "open_store"]
+__all__ = [
+    "MAX_ORIENTATION",
+    "STATUS_OK",
+    "UNKNOWN",
+    "UPRIGHT",
+    "MapStore",
+    "StoreError",
+    "StoreMismatch",
+    "difference_of",
+    "list_digest",
+    "name_of",
+    "names_or_numbers",
+    "open_store",
+    "spread",
+]
+
+_opened: dict[int, str] = {}  # identity -> what to call the store in a message; workers inherit it when they are forked
 
 
 def open_store(store: MapStore | str | os.PathLike[str]) -> MapStore:
     """The store itself, or the one at a path."""
-    return store if isinstance(store, MapStore) else MapStore(store)
+    maps = store if isinstance(store, MapStore) else MapStore(store)
+    parts = [0, *(rows for rows, _ in maps.header.earlier)]  # the first row of the store, and of each extension
+    _opened.update(dict.fromkeys(maps.header.identities(parts).tolist(), repr(maps)))
+    return maps
+
+
+def name_of(identity: int) -> str:
+    """The store with rows of this `Header.identities`, or its digest where it was not opened by this process."""
+    digest = f"{identity & 0xFFFFFFFFFFFFFFFF:016x}"  # as in the store's own `content_digest`
+    return _opened.get(identity, f"a store of content_digest {digest}...")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.batch import ANY_STORE, NO_MAP, MapTarget
 from tokenmix_loader.join.rows import MISSING, check_size, find_rows
 from tokenmix_loader.join.sources import Labels, source_of
 from tokenmix_loader.shapes import require_choice
@@ -47,6 +47,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         self._load, self._labels = source.load, source.labels
         maps = open_store(store)
         self._rows = find_rows(source.keys, source.labels, maps, missing)
+        self._stores = np.where(self._rows == NO_MAP, ANY_STORE, maps.header.identities(self._rows))
         self._sizes = np.where(self._rows[:, None] == NO_MAP, 0, maps.sizes[self._rows])
         self._key_of = source.keys.__getitem__
         self.transform = _only_one(transform, None if keys is not None else dataset.transform)
@@ -73,7 +74,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         loaded = self._load(index)
         check_size(self._key_of(index), loaded.size, self._sizes[index].tolist())
         image, place = self._transform.placed(loaded)
-        target: Any = int(self._labels[index]), int(self._rows[index]), place
+        target: Any = int(self._labels[index]), int(self._rows[index]), place, int(self._stores[index])
         return image, MapTarget(*target)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.batch import ANY_STORE, NO_MAP, MapTarget
 from tokenmix_loader.join.rows import MISSING, OTHER_LABELS, check_size, find_rows
 from tokenmix_loader.join.sources import require_pil
 from tokenmix_loader.shapes import require_choice
@@ -61,7 +61,7 @@ class MapJoin:
         if row != NO_MAP:
             self._check(row, image, int(label), key)
         image, place = self._traced.placed(image)
-        target: Any = int(label), row, place
+        target: Any = int(label), row, place, ANY_STORE if row == NO_MAP else int(self._store.header.identities(row))
         return image, MapTarget(*target)
 
     def _find_row(self, key: str) -> int:

@@ -114,6 +114,6 @@ def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
             f"TokenMixCollate: expected targets of a MapDataset, found {type(found).__name__}; "
             "wrap the dataset: MapDataset(dataset, store)"
         )
-    labels, rows, places = zip(*targets, strict=True)
-    label, row = torch.from_numpy(np.array((labels, rows), np.int64))
-    return MapTarget(label, row, torch.from_numpy(np.concatenate(places).reshape(len(targets), -1)))
+    labels, rows, places, stores = zip(*targets, strict=True)
+    label, row, store = torch.from_numpy(np.array((labels, rows, stores), np.int64))
+    return MapTarget(label, row, torch.from_numpy(np.concatenate(places).reshape(len(targets), -1)), store)

@@ -12,7 +12,7 @@ from tokenmix_loader.compiled.door import warm_up
 from tokenmix_loader.mixing.settings import SOFT_SUPERVISIONS, MixSettings, check_settings
 from tokenmix_loader.scoring.guided_masks import GUIDES, guided_masks
 from tokenmix_loader.scoring.masks import draw_masks
-from tokenmix_loader.scoring.read_tokens import read_tokens
+from tokenmix_loader.scoring.read_tokens import read_tokens, require_own_rows
 from tokenmix_loader.scoring.soft_labels import classes_of_outputs, read_soft_labels
 from tokenmix_loader.scoring.targets import dense_targets, mix_targets
 from tokenmix_loader.shapes import require_grid, token_size
@@ -56,9 +56,13 @@ class Recipe:
         *,
         enabled: bool = True,
     ) -> tuple[Draw, Targets]:
-        """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`."""
+        """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`.
+
+        Raises StoreMismatch for a batch with rows of another store.
+        """
         if self.settings.kind != "cutmix":
             token_size("TokenMix: images", size, self.grid)  # in every batch, not only in those that get a mask
+        require_own_rows(store, given)  # also in those for which no map is read
         if not enabled:
             return Draw(), self.targets(Draw(), store, given)
         tokens = self.tokens(store, given) if self.settings.kind in GUIDES else None

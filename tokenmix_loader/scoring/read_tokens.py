@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenmix_loader.batch import NO_MAP, Grid, MapTarget
+from tokenmix_loader.batch import ANY_STORE, NO_MAP, Grid, MapTarget
 from tokenmix_loader.compiled.door import as_array, compiled_for
 from tokenmix_loader.scoring.evidence import evidence as evidence_of
 from tokenmix_loader.scoring.evidence import evidence_for
 from tokenmix_loader.scoring.geometry import SAMPLES, align
 from tokenmix_loader.shapes import require_grid, require_shape
-from tokenmix_loader.store_access import MapStore, StoreMismatch
+from tokenmix_loader.store_access import MapStore, StoreMismatch, name_of
 
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -37,8 +37,8 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
 
     It sums to the share of the map's evidence inside the crop. `evidence`: a kind of `evidence`, or "auto", which the
     kind of the maps decides (`evidence_for`). `targets` is a batch on the CPU. Images without a map
-    have no evidence. Raises StoreMismatch where the store has other labels in these rows: it is not the one that the
-    dataset was joined to; ValueError for other shapes.
+    have no evidence. Raises StoreMismatch where rows are another store's, or have other labels in this one: it is not
+    the one that the dataset was joined to; ValueError for other shapes.
     """
     grid = require_grid("read_tokens: grid", grid)
     found = find_maps(store, targets)
@@ -76,12 +76,27 @@ def find_maps(store: MapStore, targets: MapTarget) -> FoundMaps:
         require_shape(f"read_tokens: targets.{name}", part, (len(targets.row), *shape), "collate whole targets")
     missing = targets.row.numpy() == NO_MAP
     rows = np.where(missing, 0, targets.row.numpy())
+    require_own_rows(store, targets)
     _check_labels(store, rows, targets.label.numpy(), missing)
     views = torch.from_numpy(store.views(rows))
     if not missing.any():
         return FoundMaps(rows, views, None)
     views[missing] = torch.tensor([0.0, 0, 1, 1])  # the view of an unreadable image is empty
     return FoundMaps(rows, views, torch.from_numpy(missing))
+
+
+def require_own_rows(store: MapStore, targets: MapTarget) -> None:
+    """Raise StoreMismatch for a batch, on the CPU, with rows of another store, which mean nothing in this one."""
+    rows, given = targets.row.numpy(), np.asarray(targets.store)
+    own = store.header.identities(rows)
+    foreign = np.flatnonzero((given != own) & (given != ANY_STORE) & (rows != NO_MAP))
+    if len(foreign):
+        others = ", ".join(name_of(number) for number in np.unique(given[foreign]).tolist())
+        raise StoreMismatch(
+            f"{store!r}: expected rows of this store, found those of {others} for {len(foreign)} of {len(rows)} "
+            "images; give the store that the MapDataset was made with; for several datasets, bring all images into one "
+            "store by `tokenmix extract --extend`, or keep their batches apart, each with a TokenMix of its own"
+        )
 
 
 def _check_labels(store: MapStore, rows: Ints, labels: Ints, missing: Bools) -> None:

@@ -97,7 +97,7 @@ def test_batches_of_targets_keep_their_type(
         assert isinstance(target, MapTarget)
         assert target.label.dtype == target.row.dtype == torch.int64
         assert target.affine.dtype == torch.float64
-        assert [part.shape for part in target] == [(b,), (b,), (b, 10)]
+        assert [part.shape for part in target] == [(b,), (b,), (b, 10), (b,)]
         assert (target.affine.shape, target.bounds.shape) == ((b, 2, 3), (b, 4))
     moved = batches[0][1].to("meta", non_blocking=True)
     assert isinstance(moved, MapTarget)

@@ -27,7 +27,7 @@ def batch(size: int = 6, side: int = 12) -> tuple[torch.Tensor, MapTarget]:
     """Image i shows the number i everywhere; whole images, none flipped."""
     images = torch.arange(float(size))[:, None, None, None].expand(size, 3, side, side).clone()
     rows = torch.arange(size)
-    return images, MapTarget(torch.tensor(LABELS[:size]), rows, WHOLE.expand(size, 10))
+    return images, MapTarget(torch.tensor(LABELS[:size]), rows, WHOLE.expand(size, 10), torch.zeros_like(rows))
 
 
 def tokenmix(store: MapStore, seed: int = 0, **options: Any) -> TokenMix:
