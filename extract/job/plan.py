@@ -12,6 +12,7 @@ import torch
 
 from extract.images.classes import TeacherClasses
 from extract.images.image_list import ImageList
+from extract.images.same_files import require_same_files
 from extract.images.stored_order import columns_of, in_stored_order, require_same
 from extract.job.decoding import Decoder
 from extract.job.run import make_header
@@ -60,6 +61,7 @@ def missing_shards(
     if not (store / HEADER_FILE).exists():
         return header.sharding.shards
     require_same(store, header)
+    require_same_files(images, store, header)
     return header.sharding.shards - len(present_shards(store, header))
 
 

@@ -16,6 +16,7 @@ import torch
 
 from extract.errors import ImagesError
 from extract.images.image_list import ImageList
+from extract.images.same_files import require_same_files
 from extract.images.stored_order import ALL_COLUMNS, Earlier, columns_of, in_stored_order
 from extract.job.decoding import Batch, Decoder, DecodingProcesses
 from extract.job.fill import Rows, fill_store
@@ -43,13 +44,14 @@ def run_job(
     `make_header`. `on_progress` is called after every batch; `stop` is asked before every batch and drops the shard in
     flight.
 
-    Raises StoreMismatch (another configuration is stored), StoreError (cannot be written), TeacherError (NaN, or
+    Raises StoreMismatch (another configuration is stored, or other images), StoreError (cannot be written), TeacherError (NaN, or
     a logit beyond the dtype), ImagesError (an image cannot be read from the file system, or more than
     `max_errors` cannot be decoded), ExtractError (a decoding process died). Published shards survive all of these.
     """
     store = Path(store)
     images, earlier = in_stored_order(images, store, extend=options.extend)
     header = make_header(images, teacher, options, teacher_class, earlier, columns_of(store))
+    require_same_files(images, store, header)
     head = teacher.head()
     source = _TeacherRows(images, teacher, header, options)
     try:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.images.same_files import require_same_files
 from extract.images.stored_order import columns_of
 from extract.job.fill import fill_store
 from extract.job.progress import Progress, Report
@@ -63,6 +64,7 @@ def import_tree(
     paths = [tree / path for path in map_paths(images.keys)]
     header = make_import_header(form, tree, paths, images, options, teacher_class, outputs)
     header = replace(header, columns=columns_of(store))
+    require_same_files(images, store, header)
     return fill_store(
         store,
         header,
