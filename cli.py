@@ -194,7 +194,9 @@ def export(form: str, store: Path, target: Path) -> None:
 
 @main.command()
 @STORE
-@click.option("--images", type=PATH, help="Also check that these are the same names and labels.")
+@click.option("--images", type=PATH, help="Also check that these are the same names, labels and files.")
+@click.option("--sample", type=click.IntRange(0), metavar="N",
+              help="Compare only N files of --images, evenly spread; default: all.")  # fmt: skip
 @click.option("--repair", is_flag=True, help="Remove what is damaged, so that `extract` fills it again.")
 @click.option("--retry-unreadable", is_flag=True, help="Also remove shards of images that can be read now.")
 @click.option("--deep", type=click.IntRange(1), metavar="N", help="Also run the teacher again on N rows of --images.")
@@ -205,6 +207,7 @@ def export(form: str, store: Path, target: Path) -> None:
 def verify(
     store: Path,
     images: Path | None,
+    sample: int | None,
     repair: bool,
     retry_unreadable: bool,
     deep: int | None,
@@ -219,10 +222,11 @@ def verify(
     with user_errors():
         from store import read_header
 
-        verdict = calls.verify(
-            store, images=images, repair=repair, retry_unreadable=retry_unreadable, deep=deep, seed=seed,
-            checkpoint=checkpoint, head=head, device=device,
-        )  # fmt: skip
+        with show_count("files compared") as on_compared:
+            verdict = calls.verify(
+                store, images=images, sample=sample, repair=repair, retry_unreadable=retry_unreadable, deep=deep,
+                seed=seed, checkpoint=checkpoint, head=head, device=device, on_compared=on_compared,
+            )  # fmt: skip
         if verdict.deep:
             click.echo(f"{verdict.deep.rows} rows again: largest error {verdict.deep.max_error:.2g} of a map's "
                        f"largest value, {verdict.deep.tolerance:.2g} allowed")  # fmt: skip

@@ -178,16 +178,19 @@ def verify(
     images: StrPath | None = None,
     repair: bool = False,
     retry_unreadable: bool = False,
+    sample: int | None = None,
     deep: int | None = None,
     seed: int = 0,
     checkpoint: StrPath | None = None,
     head: StrPath | None = None,
     device: str | None = None,
+    on_compared: Callable[[int], object] = _silent,
 ) -> Verdict:
     """Check every byte of a store and, where they are given, its images and its teacher.
 
-    `images`: also that they are still those of the store. `repair`: remove what is damaged, so that `run` fills it
-    again. `retry_unreadable`: also remove shards of images that can be read now. `deep`: run the teacher, built again
+    `images`: also that they are still those of the store: names, labels, and by their fingerprints the files, all or
+    `sample` of them, evenly spread; `on_compared` is told how many more were compared. `repair`: remove what is
+    damaged, so that `run` fills it again. `retry_unreadable`: also remove shards of images that can be read now. `deep`: run the teacher, built again
     from the header, `checkpoint` and `head`, on so many rows drawn by `seed`. Raises StoreError where there is no
     readable header.
     """
@@ -198,11 +201,13 @@ def verify(
         images=images,
         repair=repair,
         retry_unreadable=retry_unreadable,
+        sample=sample,
         deep=deep,
         seed=seed,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         head=None if head is None else Path(head),
         device=device,
+        on_compared=on_compared,
     )
 
 

@@ -18,7 +18,7 @@ from extract.job.row_batch import outputs_of, row_batch
 from extract.teacher.presets import make_teacher
 from extract.teacher.protocol import NO_WEIGHTS, Teacher, spec_from_header
 from store import Header, MapStore
-from store.spec import STATUS_OK
+from store.spec import STATUS_OK, UNKNOWN
 
 # How far another device, batch size or half precision may change a map, relative to its largest magnitude.
 TOLERANCE = {"none": 0.005, "bf16": 0.1, "fp16": 0.02}
@@ -143,6 +143,9 @@ def _fault(store: MapStore, row: int, batch: Batch, i: int) -> str:
     if readable == bool(batch.error[i]):
         sound = "a readable image"
         return f"expected {store.errors.get(row, sound)}, found {batch.error[i] or sound}"
+    fingerprint = int(store.fingerprints[row])
+    if readable and UNKNOWN != fingerprint != int(batch.fingerprint[i]):
+        return f"expected the file of fingerprint {fingerprint:016x}, found {int(batch.fingerprint[i]):016x}"
     if readable and store.sizes[row].tolist() != batch.size[i].tolist():
         return f"expected an image of {store.sizes[row].tolist()} px, found {batch.size[i].tolist()}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from extract.audit.run_again import RerunReport, rerun_teacher
 from extract.audit.unreadable import drop_repaired
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
+from extract.images.same_files import other_files
 from extract.images.stored_order import in_stored_order
 from store import StoreError, VerifyReport, read_header
+from store.spec import FINGERPRINT, shard_name
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,28 @@ def verify_all(
     images: str | Path | None = None,
     repair: bool = False,
     retry_unreadable: bool = False,
+    sample: int | None = None,
     deep: int | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     head: Path | None = None,
     device: str | None = None,
+    on_compared: Callable[[int], object] = lambda _: None,
 ) -> Verdict:
-    """As `extract.verify`; the teacher is run only where nothing else is wrong, for it could say nothing new."""
+    """As `extract.verify`; images are tried again, and the teacher run, only where their list and files are right."""
     report, done = stores.repair(store) if repair or retry_unreadable else (stores.verify(store), [])
     verdict = Verdict(report, tuple(map(str, report.problems)), tuple(done))
     if images is None:
         return verdict
     listed = list_images(images)
-    problems = compare_images(store, listed)
-    if retry_unreadable and not problems:
+    problems, notes = compare_images(store, listed), tuple[str, ...]()
+    if not problems:
+        problems, notes = compare_files(store, listed, sample, on_compared)
+    if retry_unreadable and problems:
+        notes += ("--retry-unreadable was left out: it needs the images that the store was made of",)
+    elif retry_unreadable:
         problems = tuple(drop_repaired(listed, store))
-    verdict = replace(verdict, problems=verdict.problems + problems)
+    verdict = replace(verdict, problems=verdict.problems + problems, done=verdict.done + notes)
     if deep and not verdict.ok:
         left_out = "--deep was left out: it needs a sound store and the images that it was made of"
         return replace(verdict, done=(*verdict.done, left_out))
@@ -75,3 +84,34 @@ def compare_images(store: Path, images: ImageList) -> tuple[str, ...]:
         for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
         if given[name] != stored[name]
     )
+
+
+def compare_files(
+    store: Path, images: ImageList, sample: int | None = None, on_compared: Callable[[int], object] = lambda _: None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A line on each image whose file is not the one that its map was made from; and what else there is to say.
+
+    `sample`: compare so many, evenly spread; default: all. `on_compared` is told how many more were compared.
+    """
+    header = read_header(store)
+    if FINGERPRINT.name not in header.columns:
+        return (), ("files were not compared: the store is of before fingerprints were kept; names and labels fit",)
+    images, _ = in_stored_order(images, store)
+    problems, shards = [], dict[str, None]()
+    for row, found in other_files(images, store, sample, on_compared):
+        shard = shard_name(header.sharding.shard_of(row))
+        what = found if isinstance(found, str) else f"expected the file that its map was made from, found {found}"
+        problems.append(f"{shard}, row {row}, key {images.keys[row]!r}: {what}")
+        shards[shard] = None
+    if not problems:
+        return (), ()
+    remedy = (
+        f"{len(problems)} files are not those that the maps were made from. Another split or version of the dataset, "
+        "or copies that were resized or saved anew? Then give the original images. Changed on purpose? Then remove "
+        f"{_few(list(shards))} and run `tokenmix extract` again"
+    )
+    return tuple(problems), (remedy,)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more shards, as named above," if len(names) > 5 else "")

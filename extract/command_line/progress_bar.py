@@ -42,6 +42,13 @@ def show_progress(stream: TextIO | None, *, figure: str = "top-1") -> Iterator[C
         yield redraw
 
 
+@contextmanager
+def show_count(what: str) -> Iterator[Callable[[int], object]]:
+    """Yield what is called with each number of things that were done; their sum is shown on a terminal."""
+    with tqdm(unit=f" {what}", disable=None, leave=False) as bar:
+        yield bar.update
+
+
 class _LogLines:
     def __init__(self, stream: TextIO, figure: str):
         self._stream, self._figure = stream, figure
