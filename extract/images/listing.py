@@ -1,53 +1,62 @@
-"""Listing images in timm's order: natural sort, and an image's class is the name of the folder that it lies in.
-
-Keys come from here, below any retry loop: timm's dataset returns the *next* image for an unreadable one,
-which here would be a wrong map under a right name.
-"""
+"""One call for every place that images come from: a class folder, a `.tar` of one, or a table."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.data.readers.reader_image_folder import find_images_and_targets
-
 from extract.errors import ImagesError
+from extract.images.file_names import FIRST_SUFFIXES, IMAGE_SUFFIXES, LeftOut, parse_suffixes, spell_suffixes
+from extract.images.folder import list_folder
 from extract.images.image_list import ImageList
+from extract.images.stored_order import stored_dataset
 from extract.images.table_names import split_scheme
-from extract.images.tables import list_hfds, list_wds
-from extract.images.tar import list_tar
+from extract.images.tables.hfds import list_hfds
+from extract.images.tables.wds import list_wds
+from extract.images.tar import list_tar, refuse_packed
+from store.spec import Json
 
 
-def list_images(root: str | Path) -> ImageList:
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+def list_images(
+    root: str | Path,
+    *,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    store: str | Path | None = None,
+    say: Callable[[str], None] = _silent,
+) -> ImageList:
     """List a class folder or a `.tar` of one; labels count the classes in timm's order of their names.
 
-    `hfds/NAME:SPLIT` is a Hugging Face dataset, `wds/FOLDER` a folder of WebDataset shards: extract/images/tables.py.
+    `hfds/NAME:SPLIT` is a Hugging Face dataset, `wds/FOLDER` a folder of WebDataset shards: extract/images/tables/.
+    `input_key`, `target_key`: as timm's, the column of the images and that of the labels; of files, `jpg;png`, the
+    suffixes of images; default, where there is a `store`: those that its images were listed by. `say` gets a line on
+    what is left out.
 
     Raises ImagesError: nothing there, no image, images outside any class folder, a class folder without images, which
-    other datasets would count, two folders of one name, a name that is not UTF-8, the same name twice in a tar.
+    other datasets would count, two folders of one name, classes that tie in timm's order, a name that is not UTF-8, the
+    same name twice in a tar, labels that are no class indices.
     """
-    root = Path(root)
-    if container := split_scheme(root):
-        scheme, name = container
-        return list_hfds(name) if scheme == "hfds" else list_wds(name)
-    if root.is_dir():
-        found = _list_folder(root)
-    elif root.is_file() and root.suffix == ".tar":
-        found = list_tar(root)
+    root, stored = Path(root), stored_dataset(store)
+    scheme, name = split_scheme(root) or ("", str(root))
+    target_key = target_key or _text(stored, "target_key")
+    if scheme == "hfds":
+        return list_hfds(name, input_key or _text(stored, "input_key"), target_key)
+    if scheme == "wds":
+        input_key = input_key or _text(stored, "input_key")
+    suffixes, preferred = _suffixes(input_key, stored)
+    if scheme == "wds":
+        found, left_out = list_wds(name, suffixes, target_key, preferred=preferred)
     else:
-        what = "a file that is no .tar" if root.exists() else "nothing"
-        raise ImagesError(f"{root}: expected a class folder or a .tar of one, found {what}; check the path")
-    if not found.keys:
-        extensions = ", ".join(get_img_extensions())
-        raise ImagesError(
-            f"{root}: expected images ({extensions}) in class folders, found none; give the folder whose "
-            "subfolders are the classes"
-        )
-    _check_names(root, found.keys)
-    _check_folders(root, found.keys)
+        found, left_out = _list_files(root, suffixes, target_key)
+    if line := left_out.line():
+        say(f"{root}: {line}")
     return found
 
 
@@ -57,41 +66,71 @@ def refuse_store_inside(store: Path, images: Path) -> None:
         raise ImagesError(f"{store}: expected a store outside of the images' folder {images}; give another path")
 
 
-def _list_folder(root: Path) -> ImageList:
-    samples, class_to_idx = find_images_and_targets(str(root))
-    keys = [os.path.relpath(path, root).replace(os.sep, "/") for path, _ in samples]
-    if keys:
-        _check_leaf_folders(root, class_to_idx)
-    names = sorted(class_to_idx, key=class_to_idx.__getitem__)
-    return ImageList(root, keys, np.array([label for _, label in samples], np.int32), names)
+def _text(stored: Mapping[str, Json], name: str) -> str | None:
+    return str(stored[name]) if name in stored else None
 
 
-def _check_leaf_folders(root: Path, class_to_idx: dict[str, int]) -> None:
-    for folder, subfolders, _ in os.walk(root, followlinks=True):
-        name = os.path.basename(folder)
-        if not subfolders and name not in class_to_idx and not name.startswith("."):
-            raise ImagesError(
-                f"{folder}: expected images in every class folder, found none; where such a folder counts as a class, "
-                "it would shift the labels of the classes behind it: remove it"
-            )
+def _suffixes(given: str | None, stored: Mapping[str, Json]) -> tuple[tuple[str, ...], bool]:
+    """Of images, as the user gave them or as the store's were, and whether the order in which they stand was chosen."""
+    if given:
+        return parse_suffixes(given), True
+    if stored:
+        return parse_suffixes(_text(stored, "suffixes") or spell_suffixes(FIRST_SUFFIXES)), False
+    return IMAGE_SUFFIXES, False
+
+
+def _list_files(root: Path, suffixes: Sequence[str], target_key: str | None) -> tuple[ImageList, LeftOut]:
+    if target_key:
+        raise ImagesError(
+            f"{root}: expected --target-key with hfds/ or wds/ only, found {target_key!r}; here the folder is the class"
+        )
+    if root.is_dir():
+        found, left_out = list_folder(root, suffixes)
+    elif root.is_file():
+        refuse_packed(root)
+        if root.suffix != ".tar":
+            raise _no_images_place(root, "a file that is no .tar")
+        found, left_out = list_tar(root, suffixes)
+    else:
+        raise _no_images_place(root, "nothing")
+    if not found.keys:
+        raise ImagesError(
+            f"{root}: expected images ({spell_suffixes(suffixes)}) in class folders, found {left_out}; give "
+            "the folder whose subfolders are the classes, or name other suffixes with --input-key"
+        )
+    _check_names(root, found.keys)
+    _check_folders(root, found.keys)
+    return replace(found, listed_by={"suffixes": spell_suffixes(suffixes)}), left_out
+
+
+def _no_images_place(root: Path, found: str) -> ImagesError:
+    return ImagesError(f"{root}: expected a class folder or a .tar of one, found {found}; check the path")
 
 
 def _check_folders(root: Path, keys: Sequence[str]) -> None:
     """Every image lies in a class folder, and no two folders have one name: timm would make them one class."""
     places: dict[str, str] = {}
-    for folder in dict.fromkeys(os.path.dirname(key) for key in keys):
+    folders = Counter(os.path.dirname(key) for key in keys)
+    for folder in folders:
         name = os.path.basename(folder)
-        if not name:
-            stray = next(key for key in keys if os.path.dirname(key) == folder)
-            raise ImagesError(
-                f"{root}: expected images in class folders only, found {stray!r} outside any; move it into one"
-            )
+        if name in ("", "."):
+            raise _outside_of_classes(root, keys, folders)
         other = places.setdefault(name, folder)
         if other != folder:
             raise ImagesError(
                 f"{root}: expected one folder per class, found {other!r} and {folder!r}; give the folder whose "
                 "subfolders are the classes, and no links that lead back up"
             )
+
+
+def _outside_of_classes(root: Path, keys: Sequence[str], folders: Mapping[str, int]) -> ImagesError:
+    outside = [key for key in keys if os.path.dirname(key) in ("", ".")]
+    beside = f"beside {len(folders) - 1} class folders" if len(folders) > 1 else "and no class folders"
+    return ImagesError(
+        f"{root}: expected images in class folders, whose names are their classes, found {len(outside)} directly in it "
+        f"{beside}, such as {outside[0]!r}; move them into one folder per class, or, where no classes are needed "
+        "(--kind activation), into one folder for all"
+    )
 
 
 def _check_names(root: Path, keys: Sequence[str]) -> None:

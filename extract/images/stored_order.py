@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from extract.errors import ImagesError
+from extract.images.file_names import natural_order
 from extract.images.image_list import ImageList
 from store import Header, StoreMismatch, read_header
 from store.folder.extension import read_keys, require_own_shards, stored_labels
 from store.folder.files import present_shards
-from store.spec import HEADER_FILE, OPTIONAL_COLUMNS
+from store.spec import HEADER_FILE, OPTIONAL_COLUMNS, Json
 
 Earlier = tuple[tuple[int, str], ...]
 ALL_COLUMNS = tuple(column.name for column in OPTIONAL_COLUMNS)
@@ -56,6 +57,8 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
             f"of its last extension, which is not complete, found others; give those{hint}"
         )
     new = [key for key in images.keys if key not in labels]
+    if complete and not new and _differ_in_ties(images.keys, list(labels)):
+        return _put_first(images, list(labels)), header.earlier
     if not (complete and new):  # another order, or who knows: the header's comparison refuses it
         return images, header.earlier
     if not extend:
@@ -67,6 +70,13 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     return _put_first(images, list(labels)), (*header.earlier, (header.rows, str(header.dataset["digest"])))
 
 
+def stored_dataset(store: str | Path | None) -> Mapping[str, Json]:
+    """`dataset` of the store's header, which says by what its images were listed; empty where there is no store."""
+    if store is None or not (Path(store) / HEADER_FILE).exists():
+        return {}
+    return read_header(store).dataset
+
+
 def require_same(store: Path, header: Header) -> None:
     """Raise StoreMismatch unless `header` is the store's own, or that with one extension more."""
     stored = read_header(store)
@@ -74,6 +84,11 @@ def require_same(store: Path, header: Header) -> None:
     stored.require(header.before(-1) if grown else header, store)
     if grown:
         require_own_shards(store, header)
+
+
+def _differ_in_ties(keys: Sequence[str], stored: Sequence[str]) -> bool:
+    """Whether both are timm's order of the same images: earlier versions left 1.jpg and 01.jpg as they were found."""
+    return all(natural_order(one)[0] == natural_order(other)[0] for one, other in zip(keys, stored, strict=True))
 
 
 def _drop_extension_hint(store: Path, images: ImageList, earlier_keys: Sequence[str]) -> str:

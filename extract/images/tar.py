@@ -2,38 +2,95 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.utils.misc import natural_key
 
 from extract.errors import ImagesError
+from extract.images.file_names import LeftOut, natural_order, refuse_tied_classes
+from extract.images.folder import class_of
 from extract.images.image_list import ImageList
 
+# How a packed file begins, and what makes a plain tar or a folder of it.
+_PACKED = {
+    b"\x1f\x8b": "gunzip -c {file} > {name}.tar",
+    b"BZh": "bunzip2 -c {file} > {name}.tar",
+    b"\xfd7zXZ\x00": "unxz -c {file} > {name}.tar",
+    b"\x28\xb5\x2f\xfd": "zstd -dc {file} > {name}.tar",
+    b"PK\x03\x04": "unzip {file} -d {name}",
+}
+_PACKED_SUFFIXES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip")
+_UNPACK_TAR_OF_TARS = (
+    'mkdir {name} && tar -xf {file} -C {name} && for t in {name}/*.tar; do mkdir "${{t%.tar}}" && '
+    'tar -xf "$t" -C "${{t%.tar}}" && rm "$t"; done'
+)
 
-def list_tar(root: Path) -> ImageList:
-    """The images of a packed class folder, as if it were unpacked; ImagesError for a name that comes twice."""
-    extensions = get_img_extensions(as_set=True)
-    files = [member for member in tar_members(root) if Path(member.name).suffix.lower() in extensions]
+
+def list_tar(root: Path, suffixes: Sequence[str]) -> tuple[ImageList, LeftOut]:
+    """The images of a packed class folder, as if it were unpacked, and what else lies there.
+
+    Raises ImagesError for a name that comes twice, for a tar of tars, and for classes whose order is not certain.
+    """
+    left_out, files = LeftOut(suffixes), []
+    for member in tar_members(root):
+        if member.isfile() and Path(member.name).suffix.lower() in suffixes:
+            files.append(member)
+        else:
+            left_out.add(member.name, None if member.isfile() else "links")
     repeated = [name for name, count in Counter(member.name for member in files).items() if count > 1]
     if repeated:
         raise ImagesError(f"{root}: expected every name once, found {repeated[0]!r} again; re-create the tar")
-    files.sort(key=lambda member: natural_key(member.name))
-    folders = [os.path.basename(os.path.dirname(member.name)) for member in files]
-    names = sorted(set(folders), key=natural_key)
+    if not files and left_out.has(".tar"):
+        raise ImagesError(
+            f"{root}: expected images in class folders, found a tar of tars ({left_out}); unpack it, and give the "
+            f"folder: {_command(_UNPACK_TAR_OF_TARS, root)}"
+        )
+    files.sort(key=lambda member: natural_order(member.name))
+    names = sorted({class_of(member.name) for member in files}, key=natural_order)
+    refuse_tied_classes(root, names)
     label_of = {name: label for label, name in enumerate(names)}
+    labels = np.array([label_of[class_of(member.name)] for member in files], np.int32)
     members = {member.name: (member.offset_data, member.size) for member in files}
-    return ImageList(root, [*members], np.array([label_of[folder] for folder in folders], np.int32), names, members)
+    return ImageList(root, [*members], labels, names, members), left_out
 
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
-    """The plain files in a tar; ImagesError for a compressed or damaged one."""
+    """All in a tar but folders; ImagesError for a compressed or damaged one, and for files stored with gaps."""
+    refuse_packed(path)
     try:
         with tarfile.open(path, "r:") as tar:
-            return [member for member in tar if member.isfile()]
+            members = [member for member in tar if not member.isdir()]
     except tarfile.TarError as error:
         raise ImagesError(f"{path}: expected an uncompressed tar, found: {error}; unpack or re-create it") from error
+    sparse = next((member.name for member in members if member.issparse()), None)
+    if sparse is not None:
+        raise ImagesError(
+            f"{path}: {sparse!r}: expected a file in one piece, found one with gaps; re-create the tar without --sparse"
+        )
+    return members
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise ImagesError, with the command that unpacks it, for a compressed file."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    for magic, command in _PACKED.items():
+        if start.startswith(magic):
+            raise ImagesError(
+                f"{path}: expected an uncompressed tar, in which an image is found without reading all before it, "
+                f"found a compressed file; unpack it, and give the result: {_command(command, path)}"
+            )
+
+
+def _command(template: str, path: Path) -> str:
+    """With the path and, for the result, the path without suffixes."""
+    stem = path
+    while stem.suffix.lower() in _PACKED_SUFFIXES:
+        stem = stem.with_suffix("")
+    if stem.with_name(stem.name + ".tar") == path:  # which the command would overwrite
+        stem = stem.with_name(stem.name + "-unpacked")
+    return template.format(file=shlex.quote(str(path)), name=shlex.quote(str(stem)))

@@ -66,7 +66,7 @@ def test_repeated_name_in_a_tar(make_folder: MakeFolder, tmp_path: Path) -> None
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    expect("found none", tmp_path)
+    expect("found nothing", tmp_path)
 
 
 def test_class_folder_without_images(make_folder: MakeFolder) -> None:
@@ -77,7 +77,7 @@ def test_class_folder_without_images(make_folder: MakeFolder) -> None:
 
 def test_image_outside_any_class(make_folder: MakeFolder) -> None:
     root = make_folder({"a": ["1.jpg"], ".": ["stray.jpg"]})
-    expect("'stray.jpg' outside", root)
+    expect("found 1 directly in it beside 1 class folders, such as 'stray.jpg'", root)
 
 
 def test_two_folders_of_one_name(make_folder: MakeFolder, tmp_path: Path) -> None:
