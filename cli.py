@@ -217,9 +217,11 @@ def verify(
     device: str,
 ) -> None:
     """Check every row and shard of STORE; exit 1 and name each bad one."""
-    if (deep or retry_unreadable) and images is None:
-        raise click.UsageError(f"{'--deep' if deep else '--retry-unreadable'} needs --images, to read them again.")
+    needing = {"--deep": deep, "--retry-unreadable": retry_unreadable or None, "--sample": sample}
+    if images is None and (given := [option for option, value in needing.items() if value is not None]):
+        raise click.UsageError(f"{given[0]} needs --images, to read them again.")
     with user_errors():
+        from extract.command_line.progress_bar import show_count
         from store import read_header
 
         with show_count("files compared") as on_compared:
