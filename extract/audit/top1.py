@@ -11,6 +11,7 @@ from extract.errors import TeacherError
 from extract.job.progress import Progress, Report
 from store import Header, read_header
 from store.reading.predictions import (
+    END_LEVEL,
     LEAST_CLASSES,
     Confusion,
     Ints,
@@ -19,12 +20,12 @@ from store.reading.predictions import (
     is_below,
     is_chance,
     is_permutation,
+    is_untrained,
     read_predictions,
 )
 from store.spec import Json
 
 LIVE_LEVEL = 1e-4  # of error, while the job runs and is judged again and again
-END_LEVEL = 0.01  # once, at the end
 CHECK_ROWS = 256
 WINDOWS = 64  # of so many rows, among which a sudden drop is looked for
 DROP = 0.25  # of the share before
@@ -134,11 +135,6 @@ def _by_class(confusion: Confusion) -> list[tuple[int, int]]:
     return list(zip(confusion.rows.tolist(), confusion.right.tolist(), strict=True))
 
 
-def is_untrained(header: Header) -> bool:
-    """Whether the teacher has random weights, of which nobody expects right predictions."""
-    return header.teacher.get("source") == "random"
-
-
 def suspicions(confusion: Confusion, header: Header, store: Path, *, complete: bool) -> list[str]:
     """What is suspicious in the predictions, in lines for a person; none where nothing is.
 
@@ -166,7 +162,7 @@ def chance_lines(confusion: Confusion, header: Header, store: Path) -> list[str]
     return [
         f"WARNING: {_figure(header)} {_percent(confusion.top1)} of {confusion.judged} images of {judged_classes} "
         "classes: hardly better than a guess.",
-        "  The maps show other things than their classes: do not train on them.",
+        "  The maps show other things than their classes: do not train on them, extract into another store.",
         *(_moved_lines(moved, header, permuted) if moved else ()),
         "  Likely causes, the likeliest first:",
         *(f"  {place}. {cause}" for place, cause in enumerate(_causes(header, moved), 1)),

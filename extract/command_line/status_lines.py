@@ -15,7 +15,8 @@ def status_lines(status: Status) -> Iterator[str]:
     yield f"rows      {status.rows_done} of {status.rows} ({100 * status.rows_done / status.rows:.1f} %)"
     yield f"shards    {status.shards_done} of {status.shards}"
     if status.top1 is not None:
-        yield f"top-1     {100 * status.top1:.1f} % of {status.rows_judged} images"
+        chance = ": HARDLY BETTER THAN A GUESS, see `tokenmix info`" if status.top1_is_chance else ""
+        yield f"top-1     {100 * status.top1:.1f} % of {status.rows_judged} images{chance}"
     if status.rows_unreadable:
         yield f"errors    {status.rows_unreadable} unreadable images"
     if status.shards_broken:

@@ -50,6 +50,7 @@ class Status:
     slurm: Mapping[str, int]  # state -> tasks; empty where no Slurm answers
     unreadable: tuple[tuple[str, str], ...] | None  # key and reason; None when not asked for
     top1: float | None = None  # the share of right predictions in the finished shards; None where there are none
+    top1_is_chance: bool = False  # hardly better than a guess, though the teacher has been trained
     rows_judged: int = 0  # those with a prediction
     rows_unreadable: int = 0
     shards_broken: int = 0  # finished, but cannot be read
@@ -87,6 +88,7 @@ def read_status(path: Path, *, unreadable: bool = False) -> Status:
         slurm=_slurm_states(job_name(path)),
         unreadable=tuple(unreadable_rows(path)) if unreadable else None,
         top1=confusion.top1 if confusion.judged else None,
+        top1_is_chance=stored.are_chance,
         rows_judged=confusion.judged,
         rows_unreadable=stored.unreadable,
         shards_broken=stored.broken,

@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 SLIGHT = 0.2  # Cohen's kappa up to which agreement is called slight (Landis and Koch 1977)
 LEAST_CLASSES = 5  # neighbours in a list of classes may all be difficult ones
+END_LEVEL = 0.01  # of error, where a store is judged as it is
 LEAST_ROWS = 5  # of a class, before its usual prediction is called so
 _ONE_LABEL = 1 << 32  # pairs are counted as one number, label * _ONE_LABEL + prediction: any int32 of the store fits
 
@@ -125,6 +126,11 @@ def is_below(rows: float, share: float, bound: float, level: float) -> bool:
     return bound >= 1 or -rows * divergence < math.log(level)
 
 
+def is_untrained(header: Header) -> bool:
+    """Whether the teacher has random weights, of which nobody expects right predictions."""
+    return header.teacher.get("source") == "random"
+
+
 @dataclass(frozen=True)
 class StoredPredictions:
     """The predictions in a store's finished shards."""
@@ -134,6 +140,14 @@ class StoredPredictions:
     unreadable: int  # rows whose image could not be decoded
     broken: int  # shards that cannot be read
     complete: bool  # every shard is in place and was read
+
+    @property
+    def are_chance(self) -> bool:
+        """Whether they are hardly better than a guess, though the teacher has been trained."""
+        rows, right = self.confusion.rows, self.confusion.right
+        return not is_untrained(self.header) and is_chance(
+            rows, right, self.header.outputs, END_LEVEL, all_seen=self.complete
+        )
 
 
 def read_predictions(path: Path, header: Header) -> StoredPredictions:

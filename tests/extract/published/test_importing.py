@@ -244,7 +244,7 @@ def test_the_commands(tree: Path) -> None:
 
     output = tokenmix("import", "tokenlabeling", tree / "maps", tree / "images", tree / "store", "--shard-size", 9)
     assert "3 shards written" in output
-    assert "top-1 100.0 %" in output
+    assert "label leads most tokens of 100.0 %" in output  # no prediction of the teacher, so not called so
     assert "imported from tokenlabeling files" in tokenmix("info", tree / "store")
     exported = tokenmix("export", "tokenlabeling", tree / "store", tree / "out")
     assert "24 maps" in exported
