@@ -97,8 +97,14 @@ def compare_files(
     if FINGERPRINT.name not in header.columns:
         return (), ("files were not compared: the store is of before fingerprints were kept; names and labels fit",)
     images, _ = in_stored_order(images, store)
-    problems, shards = [], dict[str, None]()
-    for row, found in other_files(images, store, sample, on_compared):
+    problems, shards, compared = [], dict[str, None](), 0
+
+    def count(files: int) -> None:
+        nonlocal compared
+        compared += files
+        on_compared(files)
+
+    for row, found in other_files(images, store, sample, count):
         shard = shard_name(header.sharding.shard_of(row))
         what = found if isinstance(found, str) else f"expected the file that its map was made from, found {found}"
         problems.append(f"{shard}, row {row}, key {images.keys[row]!r}: {what}")
@@ -106,9 +112,9 @@ def compare_files(
     if not problems:
         return (), ()
     remedy = (
-        f"{len(problems)} files are not those that the maps were made from. Another split or version of the dataset, "
-        "or copies that were resized or saved anew? Then give the original images. Changed on purpose? Then remove "
-        f"{_few(list(shards))} and run `tokenmix extract` again"
+        f"of {compared} files that were compared {len(problems)} are not those that the maps were made from. Another "
+        "split or version of the dataset, or copies that were resized or saved anew? Then give the original images. "
+        f"Changed on purpose? Then remove {_few(list(shards))} and run `tokenmix extract` again"
     )
     return tuple(problems), (remedy,)
 

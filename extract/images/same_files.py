@@ -34,15 +34,16 @@ def require_same_files(images: ImageList, store: Path, header: Header) -> None:
     stored = read_header(store)
     if header.after(len(stored.earlier)).content_digest != stored.content_digest:
         return
+    compared: list[int] = []
     changed = [
         f"  {images.keys[row]}: {found}"
-        for row, found in other_files(images, store, SAMPLED_FILES)
+        for row, found in other_files(images, store, SAMPLED_FILES, compared.append)
         if isinstance(found, str)
     ]
     if changed:
         raise StoreMismatch(
-            f"{store}: of {SAMPLED_FILES} files at most that were compared {len(changed)} are not those that its maps "
-            "were made from:\n" + "\n".join(changed[:_EXAMPLES]) + "\n"
+            f"{store}: of {sum(compared)} files that were compared {len(changed)} are not those that its maps were made "
+            "from:\n" + "\n".join(changed[:_EXAMPLES]) + "\n"
             "Give the images that they were made of, or another path to start a new store. Where some images were "
             "changed on purpose, `tokenmix verify --images` names them and their shards: remove these, then go on."
         )
