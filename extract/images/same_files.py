@@ -42,7 +42,7 @@ def require_same_files(images: ImageList, store: Path, header: Header) -> None:
     ]
     if changed:
         raise StoreMismatch(
-            f"{store}: of {sum(compared)} files that were compared {len(changed)} are not those that its maps were made "
+            f"{store}: of {sum(compared)} files compared {len(changed)} are not those that its maps were made "
             "from:\n" + "\n".join(changed[:_EXAMPLES]) + "\n"
             "Give the images that they were made of, or another path to start a new store. Where some images were "
             "changed on purpose, `tokenmix verify --images` names them and their shards: remove these, then go on."
