@@ -1,4 +1,5 @@
 import importlib.util
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,10 @@ def make_store(tmp_path: Path) -> StoreMaker:
         unreadable: tuple[str, ...] = (),
         payload: Mapping[str, npt.NDArray[Any]] | None = None,
         class_names: Sequence[str] = CLASSES,
+        other: Mapping[str, npt.NDArray[Any]] | None = None,
         **fields: Any,
     ) -> MapStore:
-        """`payload` and `fields` of the header: of another kind than label."""
+        """`payload` and `fields` of the header: of another kind than label; `other` columns in the place of these."""
         keys, labels = list(rows), np.array([*rows.values()], np.int32)
         n, bad = len(keys), np.isin(keys, unreadable)
         given: dict[str, Any] = {"label_logit": np.stack([class_map(label) for label in labels])}
@@ -90,11 +92,12 @@ def make_store(tmp_path: Path) -> StoreMaker:
         common: dict[str, Any] = {
             "kind": "label", "teacher": {"name": "quadrants", "classes": len(class_names)}, "preprocessing": {},
             "grid": GRID, "dtype": "float16", "rows": n, "shard_rows": 8, "versions": {},
+            "columns": ("orientation",),
             "dataset": {"root_name": "images", "class_names": class_names,
                         "teacher_class": list(range(len(class_names))), "digest": list_digest(keys, labels)},
         }  # fmt: skip
         header = Header(**common | fields)
-        path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}"
+        path = tmp_path / f"maps-{header.content_digest[:8]}-{bad.sum()}-{zlib.crc32(repr(other).encode())}"
         create_store(path, header)
         view = np.where(bad[:, None], 0, np.array([0, 0, 1, 1])).astype(np.float32)
         columns: dict[str, Any] = {
@@ -102,7 +105,8 @@ def make_store(tmp_path: Path) -> StoreMaker:
             "size": np.array([size_of(key) for key in keys], np.int32),
             "status": np.where(bad, STATUS_UNREADABLE, STATUS_OK).astype(np.uint8),
             "key": np.array(keys, object), "error": np.where(bad, "cut off", "").astype(object),
-        }  # fmt: skip
+            "orientation": np.ones(n, np.uint8),
+        } | dict(other or {})  # fmt: skip
         for shard in range(header.sharding.shards):
             part = slice(*header.sharding.bounds(shard))
             with ShardWriter(path, header, shard) as writer:

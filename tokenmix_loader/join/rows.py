@@ -9,24 +9,36 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmix_loader.batch import NO_MAP
-from tokenmix_loader.join.sources import Labels
+from tokenmix_loader.join.source import Labels
 from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreMismatch, list_digest
 
 Rows = npt.NDArray[np.int64]
 MISSING = ("error", "area")  # what an image without a map is
 OTHER_LABELS = (
-    "the dataset was made with a class map or other class indices than the maps: leave its class map out; "
-    "torchvision's ImageFolder counts folder 10 before folder 2 and Z before a, where the maps have timm's order, so "
-    "make such a dataset by timm.data.create_dataset"
+    "the dataset was made with a class map or other class indices than the maps: leave its class map out "
+    "(--class-map, class_map=); torchvision's ImageFolder counts folder 10 before folder 2 and Z before a, where the "
+    "maps have timm's order, so make such a dataset by timm.data.create_dataset"
 )
 
 
-def find_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:
-    """The store's row of each key, int64 [N]; -1 for an image without a map or whose map could not be made.
+def find_rows(keys: Sequence[str], labels: Labels, store: MapStore) -> Rows:
+    """The store's row of each key, int64 [N]; -1 for an image whose map could not be made.
 
-    Warns once of images that could not be read at extraction, at the line that made the MapDataset or MapJoin. Raises
-    StoreMismatch for other labels, for none of the keys known and, unless `missing` is "area", for any unknown key;
-    StoreError for repeated keys.
+    Warns once of images that could not be read at extraction, at the line that made the MapJoin or asked for a picture.
+    Raises what `match_rows` raises.
+    """
+    rows = match_rows(keys, labels, store)
+    unreadable = unreadable_at_extraction(rows, store)
+    warn_of_unreadable(keys, unreadable, store, stacklevel=4)
+    rows[unreadable] = NO_MAP
+    return rows
+
+
+def match_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: str = "error") -> Rows:
+    """The store's row of each key, int64 [N]; -1 for an image that the store does not know.
+
+    Raises StoreMismatch for other labels, for none of the keys known and, unless `missing` is "area", for any unknown
+    key; StoreError for repeated keys.
     """
     expected: Rows = np.asarray(labels, np.int64)
     if list_digest(keys, expected.astype(np.int32)) == store.header.dataset["digest"]:
@@ -37,7 +49,7 @@ def find_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: str
         rows = np.array([row_of.get(key, NO_MAP) for key in keys], np.int64)
         _check_all_found(keys, rows, store, missing)
         _check_labels(keys, expected, rows, store)
-    return _without_unreadable(keys, rows, store)
+    return rows
 
 
 def check_size(key: str, size: Sequence[int], stored: Sequence[int]) -> None:
@@ -45,13 +57,17 @@ def check_size(key: str, size: Sequence[int], stored: Sequence[int]) -> None:
 
     `size` and `stored` are (width, height) in px; `stored` (0, 0) fits any. Raises StoreMismatch for another shape.
     """
-    (width, height), (stored_width, stored_height) = size, stored
-    if abs(width * stored_height - height * stored_width) > stored_width + stored_height:
+    if not same_shape(size, stored):
         raise StoreMismatch(
-            f"{key!r}: expected an image of {stored_width} x {stored_height} px or scaled from it, "
-            f"as its map was made from, found {width} x {height}; load images without EXIF rotation or cropping, "
-            "or extract their maps anew"
+            f"{key!r}: expected an image of {stored[0]} x {stored[1]} px or scaled from it, as its map was made from, "
+            f"found {size[0]} x {size[1]}; load images without EXIF rotation or cropping, or extract their maps anew"
         )
+
+
+def same_shape(size: Sequence[int], stored: Sequence[int]) -> bool:
+    """Whether images of these (width, height) in px are of one shape, to a pixel of the stored one's."""
+    (width, height), (stored_width, stored_height) = size, stored
+    return abs(width * stored_height - height * stored_width) <= stored_width + stored_height
 
 
 def _check_rows_in_order(keys: Sequence[str], labels: Rows, store: MapStore) -> None:
@@ -84,16 +100,23 @@ def _check_labels(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore
         )
 
 
-def _without_unreadable(keys: Sequence[str], rows: Rows, store: MapStore) -> Rows:
-    unreadable = np.flatnonzero((rows != NO_MAP) & (store.statuses[rows] != STATUS_OK))
-    if len(unreadable):
+def unreadable_at_extraction(rows: Rows, store: MapStore) -> npt.NDArray[np.intp]:
+    """Which of the images with these rows the store has no map of, because they could not be read."""
+    return np.flatnonzero((rows != NO_MAP) & (store.statuses[rows] != STATUS_OK))
+
+
+def warn_of_unreadable(
+    keys: Sequence[str], images: npt.NDArray[np.intp], store: MapStore, *, left_out: bool = False, stacklevel: int
+) -> None:
+    """Warn of images without a map, if there are any; `stacklevel` as in `warnings.warn`, from here."""
+    if len(images):
+        what = "they still cannot be read, and are left out" if left_out else "they are scored by area"
         warnings.warn(
-            f"{store!r}: expected a map for every image, found {len(unreadable)} that could not be read at extraction: "
-            f"{_examples(keys, unreadable)}; they are scored by area until they are repaired and extracted anew",
-            stacklevel=4,  # whoever made the MapDataset or MapJoin
+            f"{store!r}: expected a map for every image, found {len(images)} that could not be read at extraction: "
+            f"{_examples(keys, images)}; {what} until they are repaired and extracted anew (`tokenmix verify "
+            "--retry-unreadable`)",
+            stacklevel=stacklevel,
         )
-    rows[unreadable] = NO_MAP
-    return rows
 
 
 def _examples(keys: Sequence[str], chosen: npt.NDArray[np.intp]) -> str:

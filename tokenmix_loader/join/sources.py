@@ -1,77 +1,131 @@
-"""A dataset as keys, labels and images: torchvision's and timm's folders, or any dataset with given keys."""
+"""A dataset as a source of images: torchvision's, timm's, Hugging Face's, Subsets of them, or any with given keys."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from os import PathLike
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 from timm.data import ImageDataset
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from torchvision.datasets import DatasetFolder
 
-from tokenmix_loader.store_access import names_or_numbers
-
-Labels = Sequence[int] | npt.NDArray[np.integer[Any]]
+from tokenmix_loader.join.folders import timm_files, timm_names, torchvision_files, torchvision_names
+from tokenmix_loader.join.source import Files, Ints, Labels, Source, image_in
+from tokenmix_loader.join.tables import TableImages, is_table, require_plain_table, table_keys, table_labels
 
 
 @dataclass(frozen=True)
-class Source:
-    """N images in order: keys are paths relative to the dataset's root, '/' separated."""
+class Given:
+    """What is said about a dataset beside the dataset itself; `MapDataset` explains it."""
 
-    keys: Sequence[str]
-    labels: npt.NDArray[np.int64]
-    load: Callable[[int], Image.Image]
+    keys: Sequence[str] | None = None
+    labels: Labels | None = None
+    root: str | PathLike[str] | None = None
+    input_key: str = "image"
+    target_key: str = "label"
 
 
-def source_of(dataset: Any, keys: Sequence[str] | None = None, labels: Labels | None = None) -> Source:
+def source_of(dataset: Any, given: Given) -> Source:
     """Keys, labels and images of a dataset.
 
-    torchvision's ImageFolder and timm's ImageDataset (folder, tar or `hfds/`) know their keys. For any other dataset
-    of (PIL image, label) pairs give `keys`, and `labels` unless it has `targets`. `load` raises OSError where an
-    image cannot be read; timm's own retry, which would return the next image, is not used. Raises TypeError
-    for a dataset without keys and for a subclass that loads in its own way, ValueError for lists of different
-    lengths, for a dataset with a target_transform and, with `keys`, for one with a transform, which would not be
-    traced.
+    torchvision's ImageFolder, timm's ImageDataset (folder, tar or `hfds/`), Hugging Face's Dataset and torch's Subsets
+    of them know their keys. Any other dataset of (PIL image, label) pairs or mappings needs `keys`, and `labels` unless
+    it has `targets`. timm's own retry, which would return the next image for one that cannot be read, is not used.
+    Raises TypeError for a dataset without keys and for a subclass that loads in its own way, ValueError for lists of
+    different lengths, for a dataset with a target_transform and, with `keys`, for one with a transform, which would not
+    be traced.
     """
     if getattr(dataset, "target_transform", None) is not None:
         raise ValueError(f"{_name(dataset)}.target_transform: expected None, found one; maps belong to plain labels")
-    if keys is not None:
+    if given.keys is not None:
         _refuse_transforms(dataset)
-        labels = getattr(dataset, "targets", None) if labels is None else labels
-        source = _pairs(dataset, keys, labels)
-    elif isinstance(dataset, DatasetFolder):
-        _refuse_own_loading(dataset, DatasetFolder)
-        source = _torchvision_folder(dataset)
-    elif isinstance(dataset, ImageDataset):
-        _refuse_own_loading(dataset, ImageDataset)
-        source = _timm_dataset(dataset)
-    else:
+        return _under_given_keys(dataset, given.keys, given)
+    if isinstance(dataset, Subset) and not is_table(dataset):
+        _refuse_own_loading(dataset)
+        return source_of(dataset.dataset, given).part(dataset.indices)
+    files = _files_of(dataset, given)
+    if files is None:
+        _refuse_own_loading(dataset)
         raise TypeError(
-            f"MapDataset: expected torchvision's ImageFolder, timm's ImageDataset or keys, found {_name(dataset)}; "
-            "pass keys=[...], one path relative to the dataset's root per image"
+            "MapDataset: expected torchvision's ImageFolder, timm's ImageDataset, Hugging Face's Dataset, a Subset of "
+            f"one, or keys, found {_name(dataset)}; {_way_out(dataset)}"
         )
-    if not len(dataset) == len(source.keys) == len(source.labels):
+    keys, labels = _names_of(dataset, given)
+    return _source(dataset, keys, labels, files)
+
+
+def _source(dataset: Any, keys: Sequence[str], labels: Labels, files: Files) -> Source:
+    if not len(dataset) == len(keys) == len(labels):
         raise ValueError(
             f"{_name(dataset)}: expected one key and one label per image, found {len(dataset)} images, "
-            f"{len(source.keys)} keys, {len(source.labels)} labels; pass the lists in the dataset's order"
+            f"{len(keys)} keys, {len(labels)} labels; pass the lists in the dataset's order"
         )
-    return source
+    return Source(keys, _whole_numbers(dataset, labels), files, np.arange(len(keys)))
 
 
-def _refuse_own_loading(dataset: Any, kind: type[Dataset[Any]]) -> None:
+def _under_given_keys(dataset: Any, keys: Sequence[str], given: Given) -> Source:
+    labels = getattr(dataset, "targets", None) if given.labels is None else given.labels
+    if labels is None and is_table(dataset):
+        labels = table_labels(dataset, given.target_key)
+    if labels is None:
+        raise TypeError(f"{_name(dataset)}: expected labels, found neither `labels` nor `targets`; pass labels=[...]")
+    files = _files_of(dataset, given)
+    if files is None:
+        files = Files(partial(_load_sample, dataset, given.input_key), keys.__getitem__)
+    if given.root is not None:
+        files = replace(files, open=partial(_open_below, given.root, keys))
+    return _source(dataset, keys, labels, files)
+
+
+def _files_of(dataset: Any, given: Given) -> Files | None:
+    """How the images of a known kind of dataset are loaded; None for other kinds, and where a subclass does it."""
+    if is_table(dataset):
+        require_plain_table(dataset, given.input_key)
+        images = TableImages(dataset, given.input_key)
+        return Files(images.load, images.name, images.open)
+    if _loads_as(dataset, DatasetFolder):
+        return torchvision_files(dataset)
+    if _loads_as(dataset, ImageDataset):
+        return timm_files(dataset)
+    if _loads_as(dataset, Subset):
+        files = _files_of(dataset.dataset, given)
+        return files and files.part([int(index) for index in dataset.indices])
+    return None
+
+
+def _names_of(dataset: Any, given: Given) -> tuple[Sequence[str], Labels]:
+    """Keys and labels of a dataset of which `_files_of` knows the kind."""
+    if is_table(dataset):
+        keys, labels = table_keys(dataset, given.input_key), given.labels
+        return keys, table_labels(dataset, given.target_key) if labels is None else labels
+    return torchvision_names(dataset) if isinstance(dataset, DatasetFolder) else timm_names(dataset)
+
+
+def _loads_as(dataset: Any, kind: type[Any]) -> bool:
+    return isinstance(dataset, kind) and type(dataset).__getitem__ is kind.__getitem__
+
+
+def _refuse_own_loading(dataset: Any) -> None:
     """Files are read by key here, so the loading code of a subclass would never run."""
-    if type(dataset).__getitem__ is not kind.__getitem__:
-        raise TypeError(
-            f"MapDataset: expected {kind.__name__}'s own way of loading, found another in {_name(dataset)}; "
-            "pass keys=[...], one path relative to the dataset's root per image"
-        )
+    for kind in (DatasetFolder, ImageDataset, Subset):
+        if isinstance(dataset, kind) and not _loads_as(dataset, kind):
+            raise TypeError(
+                f"MapDataset: expected {kind.__name__}'s own way of loading, found another in {_name(dataset)}; "
+                "pass keys=[...], one path relative to the dataset's root per image"
+            )
+
+
+def _way_out(dataset: Any) -> str:
+    if isinstance(dataset, ConcatDataset):
+        return "make a MapDataset of each part, and a ConcatDataset of those"
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        return "join what comes as a stream sample by sample, with MapJoin"
+    return "pass keys=[...], one path relative to the dataset's root per image"
 
 
 def _refuse_transforms(dataset: Any) -> None:
@@ -86,80 +140,22 @@ def _refuse_transforms(dataset: Any) -> None:
             _refuse_transforms(inner)
 
 
-def _pairs(dataset: Any, keys: Sequence[str], labels: Labels | None) -> Source:
-    if labels is None:
-        raise TypeError(f"{_name(dataset)}: expected labels, found neither `labels` nor `targets`; pass labels=[...]")
+def _whole_numbers(dataset: Any, labels: Labels) -> Ints:
     given = np.asarray(labels)
     if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
         raise TypeError(
             f"{_name(dataset)}: expected one whole number per label, found {given.dtype} {list(given.shape)}; "
             "pass class indices"
         )
-    return Source(keys, given.astype(np.int64), partial(_load_pair, dataset))
+    return given.astype(np.int64)
 
 
-def _load_pair(dataset: Any, index: int) -> Image.Image:
-    return require_pil(f"{_name(dataset)}[{index}]", dataset[index][0])
+def _load_sample(dataset: Any, input_key: str, number: int) -> Any:
+    return image_in(f"{_name(dataset)}[{number}]", dataset[number], input_key)
 
 
-def require_pil(where: str, image: Any) -> Image.Image:
-    """The image itself; TypeError for anything else, which may have been moved since it was decoded."""
-    if not isinstance(image, Image.Image):
-        raise TypeError(
-            f"{where}: expected a PIL image, found {type(image).__name__}; give the transform to MapDataset instead"
-        )
-    return image
-
-
-def _torchvision_folder(dataset: Any) -> Source:
-    root, paths = Path(dataset.root), [path for path, _ in dataset.samples]
-    keys = [Path(path).relative_to(root).as_posix() for path in paths]
-    # From `samples` and as it is now, as ImageFolder itself does; `targets` may be out of date.
-    labels = np.array([label for _, label in dataset.samples], np.int64)
-    return Source(keys, labels, partial(_load_file, dataset.loader, paths))
-
-
-def _load_file(loader: Callable[[str], Any], paths: Sequence[str], index: int) -> Image.Image:
-    path = paths[index]
-    try:
-        image = loader(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return require_pil(path, image)
-
-
-def _timm_dataset(dataset: Any) -> Source:
-    reader = dataset.reader
-    if hasattr(reader, "image_key"):
-        given = np.fromiter(reader.iter_targets(), np.int64, len(reader))
-        return Source(_table_keys(reader.dataset, reader.image_key), given, partial(_load_sample, dataset))
-    if not hasattr(reader, "samples"):
-        raise TypeError(
-            f"MapDataset: expected a timm reader that lists its samples, found {_name(reader)}; pass keys and labels"
-        )
-    labels = reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]
-    keys = [name.replace(os.sep, "/") for name in reader.filenames()]
-    return Source(keys, np.asarray(labels, np.int64), partial(_load_sample, dataset))
-
-
-def _table_keys(table: Any, image_column: str) -> Sequence[str]:
-    """Keys of a Hugging Face dataset, as its rows were written, even if rows were selected or shuffled since."""
-    parts = table.data.column(image_column).chunks  # without reading the images' bytes
-    keys = names_or_numbers([path for part in parts for path in part.field("path").to_pylist()])
-    return keys if table._indices is None else [keys[row] for row in table._indices.column(0).to_pylist()]
-
-
-def _load_sample(dataset: Any, index: int) -> Image.Image:
-    try:
-        with dataset.reader[index][0] as file, Image.open(file) as encoded:
-            image: Image.Image = encoded.convert(dataset.input_img_mode or encoded.mode)
-    except OSError as error:
-        raise _unreadable(dataset.filename(index, absolute=True), error) from error
-    return image
-
-
-def _unreadable(path: str, error: OSError) -> OSError:
-    return OSError(f"{path}: expected an image, found {error}; repair the file or take it out of the dataset")
+def _open_below(root: str | PathLike[str], keys: Sequence[str], number: int) -> BinaryIO:
+    return open(os.path.join(root, keys[number]), "rb")
 
 
 def _name(thing: object) -> str:

@@ -6,13 +6,15 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from xxhash import xxh3_64_intdigest
 
 from tokenmix_loader.batch import ANY_STORE, NO_MAP, MapTarget
+from tokenmix_loader.join.orientation import turn_applied, turned_back, upright_size, warn_of_unknown_orientations
 from tokenmix_loader.join.rows import MISSING, OTHER_LABELS, check_size, find_rows
-from tokenmix_loader.join.sources import require_pil
+from tokenmix_loader.join.source import as_image, naming
 from tokenmix_loader.shapes import require_choice
-from tokenmix_loader.store_access import MapStore, StoreMismatch, open_store
+from tokenmix_loader.store_access import UNKNOWN, UPRIGHT, MapStore, StoreMismatch, open_store
 from tokenmix_loader.tracing.trace import trace
 
 
@@ -40,6 +42,9 @@ class MapJoin:
         hashes = np.fromiter((_hash(key) for key in keys), np.uint64, len(keys))
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], rows[order]
+        unknown = int((self._store.orientations[rows[rows != NO_MAP]] == UNKNOWN).sum())
+        if unknown:
+            warn_of_unknown_orientations(self._store, unknown, stacklevel=3)
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
         if len(twice):
             one, other = (keys[int(order[at])] for at in (twice[0], twice[0] + 1))
@@ -51,16 +56,19 @@ class MapJoin:
     def __call__(self, image: Any, label: int, key: str) -> tuple[Any, MapTarget]:
         """The transformed image and its target; `image` is a PIL image.
 
-        Raises StoreMismatch for a key without a map, for another label and another shape than at extraction, TypeError
+        Raises StoreMismatch for a key without a map, for another label and another shape than at extraction, and where
+        it cannot be told whether the image was turned by EXIF; OSError for an image that cannot be decoded, TypeError
         for anything but a PIL image and a text.
         """
         if not isinstance(key, str):
             raise TypeError(f"MapJoin: expected a key of type str, found {key!r}; decode it")
-        require_pil(key, image)
+        with naming(lambda: key):
+            image = as_image(key, image)
         row = self._find_row(key)
-        if row != NO_MAP:
-            self._check(row, image, int(label), key)
+        turn = UPRIGHT if row == NO_MAP else self._check(row, image, int(label), key)
         image, place = self._traced.placed(image)
+        if turn != UPRIGHT:
+            place = turned_back(place, turn)
         target: Any = int(label), row, place, ANY_STORE if row == NO_MAP else int(self._store.header.identities(row))
         return image, MapTarget(*target)
 
@@ -76,13 +84,17 @@ class MapJoin:
             )
         return NO_MAP
 
-    def _check(self, row: int, image: Any, label: int, key: str) -> None:
-        check_size(key, image.size, self._store.sizes[row].tolist())
+    def _check(self, row: int, image: Image.Image, label: int, key: str) -> int:
+        """How the image was turned since it was decoded, see `turn_applied`."""
+        size = self._store.sizes[row].tolist()
+        turn = turn_applied(key, image, size, int(self._store.orientations[row]))
+        check_size(key, upright_size(image.size, turn), size)
         if label != self._store.labels[row]:
             raise StoreMismatch(
                 f"{key!r}: expected label {self._store.labels[row]}, as its map was made for, found {label}; "
                 f"{OTHER_LABELS}"
             )
+        return turn
 
 
 def _hash(key: str) -> int:

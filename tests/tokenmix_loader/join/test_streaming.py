@@ -20,7 +20,8 @@ from store.table_keys import names_or_numbers
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader import MapJoin, MapTarget, trace
 from tokenmix_loader.join.rows import find_rows
-from tokenmix_loader.join.sources import source_of
+from tokenmix_loader.join.source import load_image
+from tokenmix_loader.join.sources import Given, source_of
 
 # WebDataset leaves a shard open when nobody reads on.
 pytestmark = [
@@ -152,12 +153,12 @@ def test_hugging_face_s_images_keep_their_keys(
     store = make_store(dict(zip(listed.keys, listed.labels.tolist(), strict=True)))
     inner = create_dataset(f"hfds/{images}", root=str(tmp_path / "cache"), split="train")
     inner.reader.dataset = inner.reader.dataset.shuffle(seed=1)
-    source = source_of(inner)
+    source = source_of(inner, Given())
     assert source.keys != listed.keys
     rows = find_rows(source.keys, source.labels, store)
     for index, row in enumerate(rows.tolist()):
         with listed.open(row) as file, Image.open(file) as encoded:
-            assert source.load(index) == encoded.convert("RGB")
+            assert load_image(source.files, index) == encoded.convert("RGB")
 
 
 def test_names_or_numbers() -> None:
