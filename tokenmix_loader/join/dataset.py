@@ -60,8 +60,8 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         same names; False for pictures that were resized or saved anew. Where only `keys` are known, `root` says where
         the files are.
 
-        Raises StoreMismatch for missing or relabelled keys and for other files, StoreError for repeated ones, UntraceableTransform, and
-        what `source_of` raises.
+        Raises StoreMismatch for missing or relabelled keys and for other files, StoreError for repeated keys,
+        UntraceableTransform, and what `source_of` raises.
         """
         require_choice("MapDataset: missing", missing, MISSING)
         source, maps = source_of(dataset, Given(keys, labels, root, input_key, target_key)), open_store(store)
