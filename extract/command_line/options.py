@@ -79,6 +79,12 @@ EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that
 HEAD = click.option("--head", type=PATH, metavar="FILE",
                     help="Of `fit-head`, for your own classes: in the place of the teacher's own.")  # fmt: skip
 
+_KEY_OPTIONS = [
+    click.option("--input-key", metavar="COLUMN|SUFFIXES",
+                 help="As timm's: images' column of hfds/, default image; elsewhere, their suffixes: 'jpg;png;gif'."),
+    click.option("--target-key", metavar="COLUMN",
+                 help="As timm's: labels' column of hfds/, default label; of wds/, a field of .json."),
+]  # fmt: skip
 _BACKBONE_OPTIONS = [
     click.option("--teacher", required=True, help="A timm model, hf-hub:NAME, local-dir:PATH, a preset, or saliency."),
     click.option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
@@ -122,6 +128,7 @@ _IMPORT_OPTIONS = [
     click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True),
     WORKER,
     MAX_ERRORS,
+    *_KEY_OPTIONS,
 ]  # fmt: skip
 _SLURM_OPTIONS = [
     click.option("--tasks", type=click.IntRange(1), required=True, help="Workers: the length of the array."),
@@ -158,16 +165,19 @@ def job_options(command: Command) -> Command:
         max_errors: int | None = None,
         min_top1: float | None = None,
         extend: bool = False,
+        input_key: str | None,
+        target_key: str | None,
         **others: Any,
     ) -> None:
         spec, others = _take_teacher(others)
         options = JobOptions(
             dtype=dtype, shard_rows=shard_size, batch_size=batch_size, decoding_processes=workers,
             worker=_worker(worker), extend=extend, max_errors=max_errors, min_top1=min_top1,
+            input_key=input_key, target_key=target_key,
         )  # fmt: skip
         command(teacher=spec, options=options, **others)
 
-    given = [IMAGES, *_BACKBONE_OPTIONS, *_MAP_OPTIONS, CLASS_MAP, *_SHARD_OPTIONS, *_RUN_OPTIONS]
+    given = [IMAGES, *_BACKBONE_OPTIONS, *_MAP_OPTIONS, CLASS_MAP, *_KEY_OPTIONS, *_SHARD_OPTIONS, *_RUN_OPTIONS]
     return _with(given, with_job)
 
 
@@ -176,15 +186,23 @@ def fit_options(command: Command) -> Command:
 
     @wraps(command)
     def with_fit(
-        *, class_weights: str, batch_size: int, workers: int, max_errors: int | None = None, **others: Any
+        *,
+        class_weights: str,
+        batch_size: int,
+        workers: int,
+        max_errors: int | None = None,
+        input_key: str | None,
+        target_key: str | None,
+        **others: Any,
     ) -> None:
         spec, others = _take_teacher(others)
         options = FitOptions(
-            class_weights=class_weights, batch_size=batch_size, decoding_processes=workers, max_errors=max_errors
-        )
+            class_weights=class_weights, batch_size=batch_size, decoding_processes=workers, max_errors=max_errors,
+            input_key=input_key, target_key=target_key,
+        )  # fmt: skip
         command(teacher=spec, options=options, **others)
 
-    return _with([IMAGES, *_BACKBONE_OPTIONS, CLASS_WEIGHTS, *_RUN_OPTIONS, MAX_ERRORS], with_fit)
+    return _with([IMAGES, *_BACKBONE_OPTIONS, CLASS_WEIGHTS, *_KEY_OPTIONS, *_RUN_OPTIONS, MAX_ERRORS], with_fit)
 
 
 def _take_teacher(values: dict[str, Any]) -> tuple[TeacherSpec, dict[str, Any]]:
@@ -207,9 +225,13 @@ def import_options(command: Command) -> Command:
         shard_size: int,
         worker: str | None,
         max_errors: int | None,
+        input_key: str | None,
+        target_key: str | None,
         **others: Any,
     ) -> None:
-        options = ImportOptions(view, crop_pct, dtype, shard_size, _worker(worker), max_errors)
+        options = ImportOptions(
+            view, crop_pct, dtype, shard_size, _worker(worker), max_errors, input_key=input_key, target_key=target_key
+        )
         command(options=options, **others)
 
     return _with(_IMPORT_OPTIONS, with_import)

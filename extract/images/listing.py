@@ -51,6 +51,7 @@ def list_images(
     if scheme == "wds":
         input_key = input_key or _text(stored, "input_key")
     suffixes, preferred = _suffixes(input_key, stored)
+    found: ImageList
     if scheme == "wds":
         found, left_out = list_wds(name, suffixes, target_key, preferred=preferred)
     else:

@@ -44,7 +44,7 @@ class TeacherSpec:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How to run; of these only `dtype` and `shard_rows` are part of what is stored."""
+    """How to run; of these `dtype`, `shard_rows` and the keys are part of what is stored."""
 
     dtype: str = "float16"
     shard_rows: int = DEFAULT_SHARD_ROWS
@@ -54,6 +54,8 @@ class JobOptions:
     extend: bool = False  # add shards for images that are not in the store
     max_errors: int | None = None  # unreadable images to accept; None: 0.1 % of the rows, rounded up
     min_top1: float | None = None  # the share of right predictions below which the job has failed; None: any
+    input_key: str | None = None  # timm's: the column of images, or their suffixes, as jpg;png
+    target_key: str | None = None  # timm's: the column, or the field of .json, that has the labels
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class FitOptions:
     class_weights: str = "balanced"  # every class counts the same; none: every image
     batch_size: int = 32
     decoding_processes: int = 4
-    max_errors: int | None = None  # as in JobOptions
+    max_errors: int | None = None  # this and the next two: as in JobOptions
+    input_key: str | None = None
+    target_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,4 +79,6 @@ class ImportOptions:
     dtype: str | None = None
     shard_rows: int = DEFAULT_SHARD_ROWS
     worker: Worker = field(default_factory=Worker)
-    max_errors: int | None = None  # as in JobOptions
+    max_errors: int | None = None  # this and the next two: as in JobOptions
+    input_key: str | None = None
+    target_key: str | None = None

@@ -41,6 +41,7 @@ from store.spec import (
 )
 
 _NO_DIGEST = "0" * 64
+NOT_COMPARED = ("root_name", "suffixes")  # of `dataset`: how its images were found, where `digest` says which they are
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Header:
     `columns`: which of the optional columns every shard has.
 
     Of `teacher` and `preprocessing` only `teacher["classes"]`, the number of the teacher's outputs, is interpreted; the
-    rest is compared, field by field. `versions` and the name of the image folder inform and are never compared:
-    another machine may resume. Raises StoreError for a field with an impossible value.
+    rest is compared, field by field. `versions` and `NOT_COMPARED` of `dataset` inform and are never compared: another
+    machine may resume. Raises StoreError for a field with an impossible value.
     """
 
     kind: str
@@ -216,10 +217,10 @@ def _document(header: Header) -> dict[str, Any]:
 
 
 def _content(header: Header) -> dict[str, Any]:
-    """All but what another machine may have otherwise: library versions, and the name of the image folder."""
+    """All but what another machine may have otherwise: library versions, and how the images were found."""
     document = _document(header)
     del document["versions"]
-    document["dataset"] = {name: value for name, value in header.dataset.items() if name != "root_name"}
+    document["dataset"] = {name: value for name, value in header.dataset.items() if name not in NOT_COMPARED}
     return document
 
 

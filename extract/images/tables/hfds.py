@@ -17,6 +17,10 @@ from extract.images.tables.rows import TableList, number_names, require_label
 from store.table_keys import names_or_numbers
 
 IMAGE_COLUMN, LABEL_COLUMN = "image", "label"  # timm's defaults
+_NUMBER_TEXTS = (
+    "datasets.load_dataset(NAME, split=SPLIT).class_encode_column({!r}).to_parquet('NEW/train.parquet'): give hfds/NEW "
+    "here and to the training"
+)
 
 
 def list_hfds(name: str, input_key: str | None = None, target_key: str | None = None) -> TableList:
@@ -46,7 +50,7 @@ def list_hfds(name: str, input_key: str | None = None, target_key: str | None = 
 def _load(name: str) -> Any:
     if importlib.util.find_spec("datasets") is None:
         raise ImagesError(f"hfds/{name}: expected the package datasets, found none; pip install tokenmix-maps[tables]")
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
     path, _, split = name.partition(":")
     try:
@@ -87,10 +91,10 @@ def _labels(name: str, table: Any, key: str) -> tuple[npt.NDArray[np.int32], lis
     names = getattr(feature, "names", None) if isinstance(feature, datasets.ClassLabel) else None
     whole = isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "bool"))
     if names is None and not whole:
-        raise _refuse_column(
-            name, table, "--target-key", "one class index per image", f"{key!r}: {feature}",
-            "texts are numbered, and saved for the training too, by dataset.class_encode_column(...)",
-        )  # fmt: skip
+        remedy = f"; texts, which timm does not train on, are numbered by {_NUMBER_TEXTS.format(key)}"
+        text = isinstance(feature, datasets.Value) and feature.dtype.endswith("string")
+        found = f"{key!r}: {feature}"
+        raise _refuse_column(name, table, "--target-key", "one class index per image", found, remedy if text else "")
     top = key if key in table.features else key.partition("/")[0]
     values = (
         get_field({top: value}, key) if value is not None else None for value in table.data.column(top).to_pylist()
@@ -105,8 +109,7 @@ def _refuse_column(name: str, table: Any, option: str, expected: str, found: str
     """To be raised for a column that cannot be used."""
     columns = ", ".join(map(repr, table.features))
     return ImagesError(
-        f"hfds/{name}: expected {expected}, found {found}; name one of the columns {columns} with {option}"
-        + (f"; {remedy}" if remedy else "")
+        f"hfds/{name}: expected {expected}, found {found}; name one of the columns {columns} with {option}" + remedy
     )
 
 
