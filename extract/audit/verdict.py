@@ -54,7 +54,7 @@ def verify_all(
     verdict = Verdict(report, tuple(map(str, report.problems)), tuple(done))
     if images is None:
         return verdict
-    listed = list_images(images)
+    listed = list_images(images, store=store)
     problems, notes = compare_images(store, listed), tuple[str, ...]()
     if not problems:
         problems, notes = compare_files(store, listed, sample, on_compared)
@@ -112,7 +112,7 @@ def compare_files(
     if not problems:
         return (), ()
     remedy = (
-        f"of {compared} files that were compared {len(problems)} are not those that the maps were made from. Another "
+        f"of {compared} files compared {len(problems)} are not those that the maps were made from. Another "
         "split or version of the dataset, or copies that were resized or saved anew? Then give the original images. "
         f"Changed on purpose? Then remove {_few(list(shards))} and run `tokenmix extract` again"
     )
