@@ -78,7 +78,9 @@ def _ade(root: Path, split: str) -> Scenes:
 
 
 def _read_ade(path: Path, _: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    labels = np.asarray(Image.open(path), np.uint8) - np.uint8(1)  # 0 wraps round to 255
+    labels: np.ndarray[Any, np.dtype[np.uint8]] = np.asarray(Image.open(path), np.uint8) - np.uint8(
+        1
+    )  # 0 wraps round to 255
     if (labels[labels != IGNORED] >= ADE_CLASSES).any():
         raise ValueError(
             f"{path}: expected labels 0 to {ADE_CLASSES}, found {int(labels[labels != IGNORED].max()) + 1}"

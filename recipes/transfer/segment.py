@@ -86,8 +86,12 @@ class Training:
             self.scenes, chosen.crop_px, chosen.short_side_px, chosen.seed, self.mean, self.std
         )  # fmt: skip
         positions = range(self.step * chosen.batch_size, chosen.steps * chosen.batch_size)
+        loader = DataLoader(
+            crops, chosen.batch_size, sampler=positions, num_workers=workers,
+            generator=torch.Generator(),  # else each start would take a number from drop path's
+        )  # fmt: skip
         self.model.train()
-        for images, labels in DataLoader(crops, chosen.batch_size, sampler=positions, num_workers=workers):
+        for images, labels in loader:
             loss = self._learn(images.to(self.device), labels.to(self.device))
             if self.step % save_every == 0 or self.step == chosen.steps:
                 click.echo(f"step {self.step} of {chosen.steps}: loss {loss:.4f}")
@@ -99,7 +103,7 @@ class Training:
             summed = nn.functional.cross_entropy(self.model(images), labels, ignore_index=IGNORED, reduction="sum")
         loss = summed / (labels != IGNORED).sum().clamp_min(1)  # a crop may be without any label
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.step += 1
         return float(loss.detach())
