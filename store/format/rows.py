@@ -50,7 +50,7 @@ def list_digest(keys: Sequence[str], labels: Sequence[int] | npt.NDArray[np.int3
         twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise StoreError(f"list of images: expected every key once, found {twice!r} again; remove one")
     digest = ListDigest()
-    digest.update([_encode_key(key) for key in keys], np.asarray(labels, dtype="<i4"))
+    digest.update(_encode_keys(keys), np.asarray(labels, dtype="<i4"))
     return digest.hexdigest()
 
 
@@ -64,7 +64,7 @@ class ListDigest:
     def update(self, keys: Sequence[bytes], labels: Array) -> None:
         """Add the next rows."""
         raw = labels.astype("<i4").tobytes()
-        parts = (key + b"\0" + raw[4 * i : 4 * i + 4] for i, key in enumerate(keys))
+        parts = [key + b"\0" + raw[i : i + 4] for i, key in zip(range(0, len(raw), 4), keys, strict=True)]
         self._hash.update(b"".join(parts))
 
     def hexdigest(self) -> str:
@@ -99,6 +99,16 @@ def batch_table(header: Header, batch: RowBatch) -> Table:
     for row, message in row_faults(header, table):
         raise StoreError(f"row {row} of the batch, key {batch.key[row]!r}: {message}")
     return table | {DIGEST.name: row_digests(header, table)}
+
+
+def _encode_keys(keys: Sequence[str]) -> Sequence[bytes]:
+    """All at once, which takes a third of the time; one by one where one of them is wrong."""
+    try:
+        raws = "\0".join(keys).encode("utf-8").split(b"\0")
+    except UnicodeEncodeError:
+        raws = []
+    sound = len(raws) == len(keys) and 0 < min(map(len, raws)) and max(map(len, raws)) <= MAX_KEY_NBYTES
+    return raws if sound else [_encode_key(key) for key in keys]
 
 
 def _encode_key(key: str) -> bytes:
