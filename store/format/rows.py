@@ -107,7 +107,7 @@ def _encode_keys(keys: Sequence[str]) -> Sequence[bytes]:
         raws = "\0".join(keys).encode("utf-8").split(b"\0")
     except UnicodeEncodeError:
         raws = []
-    sound = len(raws) == len(keys) and 0 < min(map(len, raws)) and max(map(len, raws)) <= MAX_KEY_NBYTES
+    sound = len(raws) == len(keys) and min(map(len, raws)) > 0 and max(map(len, raws)) <= MAX_KEY_NBYTES
     return raws if sound else [_encode_key(key) for key in keys]
 
 
