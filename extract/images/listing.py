@@ -56,8 +56,9 @@ def list_images(
         found, left_out = list_wds(name, suffixes, target_key, preferred=preferred)
     else:
         found, left_out = _list_files(root, suffixes, target_key)
-    if line := left_out.line():
-        say(f"{root}: {line}")
+    for line in (left_out.line(), _mac_files(found.keys)):
+        if line:
+            say(f"{root}: {line}")
     return found
 
 
@@ -89,7 +90,7 @@ def _list_files(root: Path, suffixes: Sequence[str], target_key: str | None) -> 
         found, left_out = list_folder(root, suffixes)
     elif root.is_file():
         refuse_packed(root)
-        if root.suffix != ".tar":
+        if root.suffix.lower() != ".tar":
             raise _no_images_place(root, "a file that is no .tar")
         found, left_out = list_tar(root, suffixes)
     else:
@@ -106,6 +107,17 @@ def _list_files(root: Path, suffixes: Sequence[str], target_key: str | None) -> 
 
 def _no_images_place(root: Path, found: str) -> ImagesError:
     return ImagesError(f"{root}: expected a class folder or a .tar of one, found {found}; check the path")
+
+
+def _mac_files(keys: Sequence[str]) -> str:
+    """A line on files that macOS leaves beside others on foreign file systems, whose names are those of images."""
+    found = [key for key in keys if key.rpartition("/")[2].startswith("._")]
+    if not found:
+        return ""
+    return (
+        f"{len(found)} files such as {found[0]!r} are macOS's own and no images, though every dataset lists them: "
+        "delete them (`find IMAGES -name '._*' -delete`), or let them be unreadable images with --max-errors"
+    )
 
 
 def _check_folders(root: Path, keys: Sequence[str]) -> None:

@@ -16,7 +16,10 @@ def orientation_of(image: Image.Image) -> int:
     if image.format == "TIFF":  # of these alone Pillow turns the pixels itself
         return UPRIGHT
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+        exif = image.getexif()
     except Exception:  # Pillow raises many types for damaged EXIF, and the image itself may be sound
         return UNKNOWN
+    if not exif and image.info.get("exif"):  # or finds nothing in it, where another library may
+        return UNKNOWN
+    found = exif.get(ExifTags.Base.Orientation, UPRIGHT)
     return int(found) if found in range(UPRIGHT, MAX_ORIENTATION + 1) else UPRIGHT

@@ -17,15 +17,15 @@ from extract.images.image_list import ImageList
 
 # How a packed file begins, and what makes a plain tar or a folder of it.
 _PACKED = {
-    b"\x1f\x8b": "gunzip -c {file} > {name}.tar",
-    b"BZh": "bunzip2 -c {file} > {name}.tar",
-    b"\xfd7zXZ\x00": "unxz -c {file} > {name}.tar",
-    b"\x28\xb5\x2f\xfd": "zstd -dc {file} > {name}.tar",
-    b"PK\x03\x04": "unzip {file} -d {name}",
+    b"\x1f\x8b": "gunzip -c {file} > {tar}",
+    b"BZh": "bunzip2 -c {file} > {tar}",
+    b"\xfd7zXZ\x00": "unxz -c {file} > {tar}",
+    b"\x28\xb5\x2f\xfd": "zstd -dc {file} > {tar}",
+    b"PK\x03\x04": "unzip {file} -d {folder}",
 }
 _PACKED_SUFFIXES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip")
 _UNPACK_TAR_OF_TARS = (
-    'mkdir {name} && tar -xf {file} -C {name} && for t in {name}/*.tar; do mkdir "${{t%.tar}}" && '
+    'mkdir {folder} && tar -xf {file} -C {folder} && for t in {folder}/*.tar; do mkdir "${{t%.tar}}" && '
     'tar -xf "$t" -C "${{t%.tar}}" && rm "$t"; done'
 )
 
@@ -87,10 +87,12 @@ def refuse_packed(path: Path) -> None:
 
 
 def _command(template: str, path: Path) -> str:
-    """With the path and, for the result, the path without suffixes."""
-    stem = path
-    while stem.suffix.lower() in _PACKED_SUFFIXES:
-        stem = stem.with_suffix("")
-    if stem.with_name(stem.name + ".tar") == path:  # which the command would overwrite
-        stem = stem.with_name(stem.name + "-unpacked")
-    return template.format(file=shlex.quote(str(path)), name=shlex.quote(str(stem)))
+    """With the path, a folder that has its name without suffixes, and a plain tar beside it."""
+    folder = path
+    while folder.suffix.lower() in _PACKED_SUFFIXES:
+        folder = folder.with_suffix("")
+    tar = folder.with_name(folder.name + ".tar")
+    if tar == path:  # which the command would overwrite
+        tar = folder.with_name(folder.name + "-unpacked.tar")
+    file, folder_text, tar_text = (shlex.quote(str(part)) for part in (path, folder, tar))
+    return template.format(file=file, folder=folder_text, tar=tar_text)

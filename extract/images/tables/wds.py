@@ -138,8 +138,9 @@ def _json_field(member: _Member, raw: bytes, key: str) -> object:
 
 def _require_images(folder: Path, images: dict[str, dict[str, _Member]], left_out: LeftOut) -> None:
     if not images:
+        found = f"no image, but {left_out}" if left_out else "no image"
         raise ImagesError(
-            f"wds/{folder}: expected images in WebDataset's .tar shards, found {left_out}; WebDataset takes all behind "
+            f"wds/{folder}: expected images in WebDataset's .tar shards, found {found}; WebDataset takes all behind "
             "the first dot of a name for its suffix: rename such files, or name suffixes with --input-key"
         )
 
