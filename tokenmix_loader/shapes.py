@@ -1,8 +1,11 @@
-"""Shape checks at the package's boundary."""
+"""Checks of arguments at the package's boundary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +26,52 @@ def require_shape(where: str, tensor: torch.Tensor, shape: Sequence[int | None],
 def require_choice(where: str, value: str, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{where}: expected one of {', '.join(choices)}, found {value!r}; choose one of them")
+        raise ValueError(
+            f"{where}: expected one of {', '.join(choices)}, found {value!r}; "
+            f"{did_you_mean(value, choices) or 'choose one of them'}"
+        )
+
+
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """A question that names the nearest choice, empty where none is near."""
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def require_number(where: str, value: Any, expected: str, least: float, most: float = math.inf) -> None:
+    """Raise TypeError unless `value` is a real number, ValueError unless it is finite and from `least` to `most`."""
+    if not _is_a(numbers.Real, value):
+        raise TypeError(f"{where}: expected {expected}, found {value!r}; pass a number")
+    if not least <= value <= most or math.isinf(value):
+        raise ValueError(f"{where}: expected {expected}, found {value}; change the setting")
+
+
+def require_share(where: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a real number, ValueError unless it is a share."""
+    require_number(where, value, "a share from 0 to 1", 0, 1)
+
+
+def require_count(where: str, value: Any, least: int = 1) -> int:
+    """`value` as an int; TypeError unless it is a whole number, Python's or NumPy's, ValueError below `least`."""
+    if not _is_a(numbers.Integral, value):
+        raise TypeError(f"{where}: expected a whole number of at least {least}, found {value!r}; pass an int")
+    if value < least:
+        raise ValueError(f"{where}: expected at least {least}, found {value}; change the setting")
+    return int(value)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether it is such a number; to Python, True is one too."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def require_grid(where: str, grid: Any) -> Grid:
-    """The pair of positive whole numbers that `grid` is, as ints; ValueError for anything else."""
-    if np.shape(grid) != (2,) or any(int(size) != size or size < 1 for size in grid):
-        raise ValueError(f"{where}: expected (gh, gw) of at least 1, found {grid}; pass the student's token grid")
+    """The pair of positive whole numbers that `grid` is, as ints; TypeError for texts and other numbers, ValueError."""
+    expected = f"{where}: expected (gh, gw) of at least 1, found {grid!r}; pass the student's token grid"
+    if isinstance(grid, str) or (np.shape(grid) == (2,) and not all(_is_a(numbers.Integral, size) for size in grid)):
+        raise TypeError(expected)
+    if np.shape(grid) != (2,) or min(grid) < 1:
+        raise ValueError(expected)
     return int(grid[0]), int(grid[1])
 
 

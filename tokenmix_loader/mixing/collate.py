@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
-from hashlib import blake2b
 from os import PathLike
 
 import numpy as np
@@ -13,15 +12,19 @@ import torch
 from timm.data import FastCollateMixup
 
 from tokenmix_loader.batch import Grid, MapTarget
+from tokenmix_loader.mixing.chance import BatchChance
 from tokenmix_loader.mixing.mixup import Batch
 from tokenmix_loader.mixing.pixels import mix_batch
 from tokenmix_loader.mixing.recipe import make_recipe
-from tokenmix_loader.mixing.settings import MixSettings
+from tokenmix_loader.mixing.settings import MixSettings, refusing_unknown
+from tokenmix_loader.mixing.unused import say_if_unused
+from tokenmix_loader.shapes import require_count
 from tokenmix_loader.store_access import MapStore, open_store
 
 Image = torch.Tensor | npt.NDArray[np.uint8]
 
 
+@refusing_unknown
 @dataclass(eq=False)
 class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
     """In the place of timm's FastCollateMixup: uint8 images [B, 3, H, W] and dense targets float32 [B, K].
@@ -33,11 +36,13 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
 
     Nothing is left to do on the device, and nothing but (input, target) reaches it. `mixup_enabled` is shared
     with the workers, so that timm's `--mixup-off-epoch` works with persistent workers too, from the next batch
-    that a worker begins. What is left to chance follows from `seed` and the batch's rows and labels alone: results do
-    not depend on the number of workers, ranks differ because their rows do, and epochs because they are shuffled.
+    that a worker begins. What is left to chance follows from `seed`, the batch's rows and labels, and how often this
+    very batch came before: results do not depend on the number of workers, ranks differ because their rows do, and
+    epochs even where nothing shuffles them. Only there a resumed run has to say `set_epoch`.
 
     Raises ValueError for a setting out of range and for a `mode` or `cutmix_minmax` that TokenMix does not
-    know, TypeError for an unknown setting, StoreMismatch for a supervision that the store cannot give.
+    know, TypeError for an unknown setting or one of another type, StoreMismatch for a supervision that the store cannot
+    give.
     """
 
     store: InitVar[MapStore | str | PathLike[str]]
@@ -47,13 +52,12 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
     seed: int = 0
 
     def __post_init__(self, store: MapStore | str | PathLike[str]) -> None:
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(
-                f"TokenMixCollate: seed: expected a whole number of at least 0, found {self.seed!r}; pass one"
-            )
+        self.seed = require_count("TokenMixCollate: seed", self.seed, 0)
+        self._used = say_if_unused(self)
         self._enabled = torch.ones(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._store = open_store(store)
         _ = self._store.labels  # read before workers are forked, so that they share it
+        self._chance = BatchChance(self.seed, len(self._store))
         self._recipe = make_recipe(self, self.num_classes, self.grid, self._store)
         # timm's loader accepts its own class only; this sets that one's attributes.
         FastCollateMixup.__init__(
@@ -75,11 +79,20 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
     def mixup_enabled(self, enabled: bool) -> None:
         self._enabled.fill_(bool(enabled))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Draw from here on as an undisturbed run draws in this epoch, the first being 0; all processes see it.
+
+        Call it, as a sampler's `set_epoch`, before every epoch or, to resume, before the first. A run whose batches
+        differ from epoch to epoch, as those of a shuffled loader do, does not need it.
+        """
+        self._chance.set_epoch(require_count("TokenMixCollate.set_epoch: epoch", epoch, 0))
+
     def __call__(self, batch: Sequence[tuple[Image, MapTarget]], _: object = None) -> Batch:
         """Collate samples of a `MapDataset`: images uint8 [3, H, W], tensors or arrays.
 
         Raises TypeError for other targets, ValueError where the grid does not divide the images.
         """
+        self._used.fill_(True)
         targets = collate_targets([target for _, target in batch])
         if not isinstance(batch[0][0], torch.Tensor | np.ndarray):
             raise TypeError(
@@ -93,17 +106,10 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
                 "leave ToTensor and Normalize to the device (create_loader does), or use TokenMix behind the loader"
             )
         height, width = images.shape[2:]
-        draw, dense = self._recipe.mix(
-            self._rng_of(targets), (height, width), self._store, targets, enabled=self.mixup_enabled
-        )
+        rng = self._chance.rng_of(targets)
+        draw, dense = self._recipe.mix(rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
         mix_batch(images, draw)
         return images, dense
-
-    def _rng_of(self, targets: MapTarget) -> np.random.Generator:
-        """Labels count too, so that batches without any maps differ as well."""
-        content = targets.row.numpy().tobytes() + targets.label.numpy().tobytes()
-        digest = blake2b(content, digest_size=16).digest()
-        return np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
 
 
 def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:

@@ -12,7 +12,8 @@ import torch
 from tokenmix_loader.batch import Grid, MapTarget
 from tokenmix_loader.mixing.pixels import mix_batch
 from tokenmix_loader.mixing.recipe import make_recipe
-from tokenmix_loader.mixing.settings import MixSettings
+from tokenmix_loader.mixing.settings import MixSettings, refusing_unknown
+from tokenmix_loader.mixing.unused import say_if_unused
 from tokenmix_loader.shapes import require_shape
 from tokenmix_loader.store_access import MapStore, open_store
 
@@ -20,6 +21,7 @@ from tokenmix_loader.store_access import MapStore, open_store
 Batch = tuple[torch.Tensor, Any]
 
 
+@refusing_unknown
 @dataclass(eq=False)
 class TokenMix(MixSettings):
     """Mixes a batch with itself in reverse order, as timm's Mixup does, and scores labels by the teacher's maps.
@@ -31,8 +33,8 @@ class TokenMix(MixSettings):
     settings are explained at `MixSettings`. In a batch of odd size the middle image meets itself and stays as it is.
     `mixup_enabled = False` turns all mixing off.
 
-    Raises ValueError for a setting out of range, TypeError for an unknown one, StoreMismatch for a supervision
-    that the store cannot give.
+    Raises ValueError for a setting out of range, TypeError for an unknown one or one of another type, StoreMismatch for
+    a supervision that the store cannot give. To resume a run, keep `rng.bit_generator.state` with the checkpoint.
     """
 
     store: InitVar[MapStore | str | PathLike[str]]
@@ -47,6 +49,7 @@ class TokenMix(MixSettings):
             raise TypeError(
                 f"TokenMix: rng: expected a numpy.random.Generator, found {self.rng!r}; pass default_rng(seed)"
             )
+        self._used = say_if_unused(self)
         self._store = open_store(store)
         self._recipe = make_recipe(self, self.num_classes, self.grid, self._store)
 
@@ -57,6 +60,7 @@ class TokenMix(MixSettings):
         are kept. `targets`: a batch of `MapTarget`, best left on the CPU, where maps are read and targets
         computed. Raises ValueError for other shapes or dtypes and for labels outside of [0, K).
         """
+        self._used.fill_(True)
         if not isinstance(targets, MapTarget):
             raise TypeError(
                 f"TokenMix: targets: expected a batch of MapTarget, found {type(targets).__name__}; use MapDataset"

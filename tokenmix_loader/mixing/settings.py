@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-
-import numpy as np
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
 
 from tokenmix_loader.batch import Grid
 from tokenmix_loader.scoring.evidence import AUTO, EVIDENCE
 from tokenmix_loader.scoring.guided_masks import GUIDES
 from tokenmix_loader.scoring.masks import KINDS, MaskSettings, check_mask_settings
 from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS
-from tokenmix_loader.shapes import require_choice
+from tokenmix_loader.shapes import did_you_mean, require_choice, require_count, require_number, require_share
 
 SOFT_SUPERVISIONS = ("relabel", "tokenlabeling")
+_T = TypeVar("_T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,7 +25,8 @@ class MixSettings(MaskSettings):
 
     From `mixup_alpha` to `cutmix_minmax` they are named as in timm's Mixup, so that its arguments can be passed on. A
     batch is mixed with probability `prob`; of those, the share `switch_prob` by TokenMix (in timm: by CutMix), the
-    rest by Mixup. `mixup_alpha` = 0 leaves Mixup out. Of `mode` and `cutmix_minmax` only timm's defaults are known.
+    rest by Mixup. `mixup_alpha` = 0 leaves Mixup out; `cutmix_alpha` is read with kind `cutmix` only, and 0 leaves no
+    TokenMix out. Of `mode` and `cutmix_minmax` only timm's defaults are known.
 
     `kind`, `kept`, `beta`, `min_tokens`, `aspect`, `per` and `variant` are those of `sample_masks`; one mask per
     batch, as in the paper's code and timm's CutMix, costs least, one per sample B times as much. More kinds:
@@ -50,8 +54,27 @@ class MixSettings(MaskSettings):
     min_evidence: float = MIN_EVIDENCE
 
 
+def refusing_unknown(cls: type[_T]) -> type[_T]:
+    """The class; a keyword that it does not know is answered by a TypeError that names the nearest one."""
+    make: Callable[..., None] = cls.__init__
+    known = [name for name in signature(cls).parameters if not name.startswith("_")]
+
+    @wraps(make)
+    def checked(self: Any, *args: Any, **settings: Any) -> None:
+        for name in settings:
+            if name not in known:
+                raise TypeError(
+                    f"{cls.__name__}: {name}: expected a setting, found none of this name; "
+                    f"{did_you_mean(name, known) or 'leave it out'} (known: {', '.join(known)})"
+                )
+        make(self, *args, **settings)
+
+    cls.__init__ = checked  # type: ignore[method-assign]
+    return cls
+
+
 def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
-    """Raise ValueError for a setting out of range, or one that the kind of mask does not take."""
+    """Raise ValueError for a setting out of range, or one that the kind of mask does not take, TypeError for a type."""
     require_choice("TokenMix: kind", settings.kind, (*KINDS, *GUIDES, "cutmix"))
     require_choice("TokenMix: evidence", settings.evidence, (AUTO, *EVIDENCE))
     require_choice("TokenMix: supervision", settings.supervision, (*SUPERVISIONS, *SOFT_SUPERVISIONS))
@@ -61,12 +84,15 @@ def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
             f"{settings.cutmix_minmax}; leave --mixup-mode and --cutmix-minmax out"
         )
     for name in ("switch_prob", "prob", "label_smoothing", "kept", "min_evidence"):
-        if not 0 <= (found := getattr(settings, name)) <= 1:
-            raise ValueError(f"TokenMix: {name}: expected a share from 0 to 1, found {found}; change the setting")
-    numbers = {"mixup_alpha": settings.mixup_alpha, "cutmix_alpha": settings.cutmix_alpha, "num_classes": num_classes}
-    for (name, found), least in zip(numbers.items(), (0, np.finfo(float).tiny, 1), strict=True):
-        if not least <= found < np.inf:
-            raise ValueError(f"TokenMix: {name}: expected a number >= {least:g}, found {found}; change the setting")
+        require_share(f"TokenMix: {name}", getattr(settings, name))
+    for name in ("mixup_alpha", "cutmix_alpha"):
+        require_number(f"TokenMix: {name}", getattr(settings, name), "a number of at least 0", 0)
+    if settings.kind == "cutmix" and settings.cutmix_alpha == 0:
+        raise ValueError(
+            "TokenMix: cutmix_alpha: expected a number above 0 with kind 'cutmix', found 0; give timm's train.py "
+            "--cutmix 1.0, or choose another kind, which does not read it"
+        )
+    require_count("TokenMix: num_classes", num_classes)
     if settings.kind not in KINDS:
         _refuse_mask_settings(settings)
     check_mask_settings(1, grid, settings)  # of the others `kept` and `per`

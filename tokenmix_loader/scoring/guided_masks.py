@@ -8,7 +8,7 @@ import torch
 
 from tokenmix_loader.batch import Grid
 from tokenmix_loader.scoring.masks import Bools, count_kept
-from tokenmix_loader.shapes import require_choice
+from tokenmix_loader.shapes import require_choice, require_share
 
 Ints = npt.NDArray[np.int64]
 
@@ -26,8 +26,7 @@ def guided_masks(
     ValueError for an unknown kind or a share out of range.
     """
     require_choice("guided_masks: kind", kind, GUIDES)
-    if not 0 <= kept <= 1:
-        raise ValueError(f"guided_masks: kept: expected a share from 0 to 1, found {kept}; change the setting")
+    require_share("guided_masks: kept", kept)
     batch, gh, gw = tokens.shape
     flat = tokens.flatten(1).numpy()
     count = count_kept(kept, (gh, gw))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from tokenmix_loader.batch import Grid
-from tokenmix_loader.shapes import require_choice, require_grid
+from tokenmix_loader.shapes import require_choice, require_count, require_grid, require_number, require_share
 
 Bools = npt.NDArray[np.bool_]
 Window = tuple[slice, slice]
@@ -75,7 +75,7 @@ def sample_masks(
     limit is drawn again, and ten failures in a row end the mask. At 14 x 14 and kept=0.5 the mean kept share
     is 0.43, not 0.5.
 
-    Raises ValueError for a setting out of range.
+    Raises ValueError for a setting out of range, TypeError for one of another type.
     """
     settings = MaskSettings(
         kind=kind, kept=kept, beta=beta, min_tokens=min_tokens, aspect=aspect, per=per, variant=variant
@@ -200,22 +200,33 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
 
 
 def check_mask_settings(batch: int, grid: Grid, chosen: MaskSettings) -> None:
-    """Raise ValueError for a setting of `sample_masks` out of range; of the kind that is the caller's to check."""
+    """Raise ValueError for a setting of `sample_masks` out of range, TypeError for one of another type.
+
+    Which kinds there are is the caller's to check.
+    """
     require_grid("sample_masks: grid", grid)
     require_choice("sample_masks: per", chosen.per, ("sample", "batch"))
     require_choice("sample_masks: variant", chosen.variant, ("exact", "released"))
-    beta, aspect, kind = chosen.beta, chosen.aspect, chosen.kind
-    exact, pair = chosen.variant == "exact", np.shape(aspect) == (2,)
-    beta_ok = beta is None or (np.shape(beta) == (2,) and min(beta) > 0)
+    require_count("sample_masks: batch", batch)
+    require_share("sample_masks: kept", chosen.kept)
+    require_count("sample_masks: min_tokens", chosen.min_tokens)
+    if chosen.beta is not None:
+        _require_pair("beta", chosen.beta, "two positive numbers")
+    _require_pair("aspect", chosen.aspect, "0 < low <= high")
+    exact, kind = chosen.variant == "exact", chosen.kind
     rules = (
-        ("batch", batch >= 1, "at least 1", batch),
-        ("kept", 0 <= chosen.kept <= 1, "a share from 0 to 1", chosen.kept),
-        ("beta", beta_ok, "two positive numbers", beta),
-        ("min_tokens", chosen.min_tokens >= 1, "at least 1", chosen.min_tokens),
-        ("aspect", pair and 0 < aspect[0] <= aspect[1] < math.inf, "0 < low <= high", aspect),
+        ("aspect", chosen.aspect[0] <= chosen.aspect[1], "0 < low <= high", chosen.aspect),
         ("variant 'released'", exact or kind == "block", "kind 'block'", kind),
-        ("variant 'released'", exact or beta is None, "a fixed share, without beta", beta),
+        ("variant 'released'", exact or chosen.beta is None, "a fixed share, without beta", chosen.beta),
     )
     for name, holds, expected, found in rules:
         if not holds:
             raise ValueError(f"sample_masks: {name}: expected {expected}, found {found!r}; change the setting")
+
+
+def _require_pair(name: str, found: tuple[float, float], expected: str) -> None:
+    """TypeError for a pair of anything but numbers, ValueError for no pair, or one of numbers that are not positive."""
+    if np.shape(found) != (2,):
+        raise ValueError(f"sample_masks: {name}: expected {expected}, found {found!r}; change the setting")
+    for number in found:
+        require_number(f"sample_masks: {name}", number, expected, np.finfo(float).tiny)

@@ -7,7 +7,7 @@ import torch
 
 from tokenmix_loader.compiled.door import as_array, compiled_for
 from tokenmix_loader.scoring.masks import without_copies
-from tokenmix_loader.shapes import require_choice, require_shape
+from tokenmix_loader.shapes import require_choice, require_count, require_shape, require_share
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # [B] each: of image i, and of its partner
 
@@ -33,6 +33,7 @@ def mix_scores(
     CutMix's: the share of tokens. Raises ValueError for shapes that do not match or an unknown supervision.
     """
     require_choice("mix_scores: supervision", supervision, SUPERVISIONS)
+    require_share("mix_scores: min_evidence", min_evidence)
     _check_mix(tokens, masks, partner)
     kept = masks.float()
     area = kept.mean(dim=(1, 2))
@@ -80,11 +81,12 @@ def mix_targets(
     `labels` int [B] are those of the unmixed images. The two scores need not add up to 1: an image may show
     both objects or none. Raises ValueError for shapes that do not match and labels outside of [0, K).
     """
+    require_count("mix_targets: num_classes", num_classes)
     require_shape("mix_targets: labels", labels, (len(tokens),), "pass one label per sample")
     loops = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
     if loops:
         _check_mix(tokens, masks, partner)
-        _check_smoothing(smoothing)
+        require_share("mix_targets: smoothing", smoothing)
         of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
         # Otherwise the checks of the tensor code below say what is wrong.
         if loops.are_within(of_labels, num_classes) and loops.are_within(of_partner, len(tokens)):
@@ -103,7 +105,7 @@ def dense_targets(scores: Pair, labels: Pair, num_classes: int, *, smoothing: fl
     """
     classes, sharp = torch.stack(labels, dim=1).long(), torch.stack(scores, dim=1).float()
     _check_labels(classes, num_classes)
-    _check_smoothing(smoothing)
+    require_share("dense_targets: smoothing", smoothing)
     together = sharp.sum(dim=1, keepdim=True)
     equal = classes[:, :1] == classes[:, 1:]
     sharp, total = torch.where(equal, together.clamp(max=1), sharp), torch.where(equal, together.clamp(max=1), together)
@@ -118,11 +120,4 @@ def _check_labels(labels: torch.Tensor, num_classes: int) -> None:
         raise ValueError(
             f"mix_targets: labels: expected 0 to {num_classes - 1}, found {low} to {high}; "
             "check num_classes and the dataset's class map"
-        )
-
-
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing <= 1:
-        raise ValueError(
-            f"dense_targets: smoothing: expected a share from 0 to 1, found {smoothing}; change the setting"
         )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tokenmix_loader.batch import SoftLabels, TokenTargets
-from tokenmix_loader.shapes import require_shape
+from tokenmix_loader.shapes import require_number, require_shape
 
 
 class TokenLabelLoss(nn.Module):
@@ -14,6 +14,7 @@ class TokenLabelLoss(nn.Module):
 
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__()
+        require_number("TokenLabelLoss: weight", weight, "a number of at least 0", 0)
         self.weight = weight
 
     def forward(self, logits: torch.Tensor, token_logits: torch.Tensor, targets: TokenTargets) -> torch.Tensor:

@@ -75,7 +75,7 @@ def test_cutmix_s_rectangle_is_timm_s_in_the_mean(store: MapStore) -> None:
 def test_mixup_is_timm_s(store: MapStore) -> None:
     rng = np.random.default_rng(0)
     given = [(torch.from_numpy(rng.integers(0, 256, (3, 12, 12), np.uint8)), target) for _, target in samples()]
-    mixed, dense = collate(store, switch_prob=0.0, label_smoothing=0.1)(given)
+    mixed, dense = collate(store, switch_prob=0.0, label_smoothing=0.1, seed=2)(given)
     timm_s = FastCollateMixup(mixup_alpha=1, num_classes=3, label_smoothing=0.1)
     share = 1 - float(dense[0, LABELS[5]] - 0.1 / 3) / 0.9
     timm_s._params_per_batch = lambda: (share, False)
@@ -236,10 +236,12 @@ def test_ranks_share_out_the_images_and_draw_on_their_own(images: Path, make_sto
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"seed": -1}, ValueError, "seed: expected a whole number of at least 0, found -1"),
-        ({"seed": None}, ValueError, "seed: expected a whole number"),
-        ({"smoothing": 0.3}, TypeError, "unexpected keyword argument 'smoothing'"),
-        ({"batch": 3}, TypeError, "unexpected keyword argument 'batch'"),
+        ({"seed": -1}, ValueError, "seed: expected at least 0, found -1"),
+        ({"seed": None}, TypeError, "seed: expected a whole number"),
+        ({"seed": "0"}, TypeError, "seed: expected a whole number"),
+        ({"seed": True}, TypeError, "seed: expected a whole number"),
+        ({"smoothing": 0.3}, TypeError, "smoothing: expected a setting, found none .* did you mean 'label_smoothing'?"),
+        ({"batch": 3}, TypeError, r"batch: expected a setting, found none .* \(known: store, grid, kind"),
     ],
 )
 def test_settings_that_would_fail_in_a_worker(

@@ -241,11 +241,74 @@ def test_another_store_than_the_datasets_is_refused(make_store: StoreMaker) -> N
 
 @pytest.mark.parametrize(
     "setting",
-    [{"kept": 1.5}, {"min_evidence": float("nan")}, {"mixup_alpha": -1}, {"cutmix_alpha": 0}, {"num_classes": 0}],
+    [
+        {"kept": 1.5},
+        {"min_evidence": float("nan")},
+        {"mixup_alpha": -1},
+        {"mixup_alpha": float("inf")},
+        {"cutmix_alpha": -1},
+        {"cutmix_alpha": 0, "kind": "cutmix"},
+        {"num_classes": 0},
+        {"beta": (0, 1)},
+        {"beta": ()},
+    ],
 )
 def test_settings_that_would_be_ignored_are_refused(store: MapStore, setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"TokenMix: {next(iter(setting))}: expected"):
+    with pytest.raises(ValueError, match=f": {next(iter(setting))}: expected"):
         tokenmix(store, **setting)
+
+
+NUMBERS = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothing", "kept", "min_evidence",
+           "num_classes", "min_tokens")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "grid", "beta", "aspect"])
+@pytest.mark.parametrize("wrong", ["1", True, None])
+def test_other_types_than_numbers_are_refused_by_name(store: MapStore, name: str, wrong: object) -> None:
+    """Texts, as from a file of settings, would fail in the first batch, in a worker, or compare as something else."""
+    value = wrong if name in NUMBERS else (wrong, wrong)
+    with pytest.raises(TypeError, match=rf": {name}: expected .*, found .*{wrong!r}"):
+        tokenmix(store, **{name: value})
+
+
+@pytest.mark.parametrize("setting", [{"grid": "66"}, {"grid": (6.5, 6)}, {"num_classes": 3.0}, {"min_tokens": 4.5}])
+def test_counts_are_whole_numbers(store: MapStore, setting: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f": {next(iter(setting))}: expected"):
+        tokenmix(store, **setting)
+
+
+def test_numpy_s_numbers_are_numbers(store: MapStore) -> None:
+    images, targets = batch()
+    ours = {"num_classes": 3, "grid": (6, 6), "kept": 0.25, "label_smoothing": 0.5, "min_tokens": 4}
+    theirs = {"num_classes": np.int64(3), "grid": np.array((6, 6)), "kept": np.float32(0.25),
+              "label_smoothing": np.float16(0.5), "min_tokens": np.uint8(4)}  # fmt: skip
+    for one, other in zip(tokenmix(store, **ours)(images, targets), tokenmix(store, **theirs)(images, targets)):  # noqa: B905
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [({"kind": "blok"}, "block"), ({"kind": "attentiv"}, "attentive"), ({"supervision": "mixtoken"}, "tokenmix"),
+     ({"evidence": "logits"}, "logit"), ({"per": "samples"}, "sample"), ({"variant": "realeased"}, "released")],
+)  # fmt: skip
+def test_the_nearest_choice_is_named(store: MapStore, setting: dict[str, Any], meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?"):
+        tokenmix(store, **setting)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"), [("smoothing", "label_smoothing"), ("alpha", "mixup_alpha"), ("num_class", "num_classes")]
+)
+def test_the_nearest_setting_is_named(store: MapStore, unknown: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"TokenMix: {unknown}: expected a setting, .*did you mean '{meant}'\?"):
+        tokenmix(store, **{unknown: 1})
+
+
+def test_timm_s_default_of_no_cutmix_is_no_setting_of_ours(store: MapStore) -> None:
+    """timm's `--cutmix` is 0 unless given; other kinds than cutmix do not read it."""
+    images, targets = batch()
+    for one, other in zip(tokenmix(store, cutmix_alpha=0.0)(images, targets), tokenmix(store)(images, targets)):  # noqa: B905
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", ["block", "cutmix"])
