@@ -18,7 +18,7 @@ from extract.teacher.preprocess import Preprocessing
 from tests.extract.conftest import MakeFolder
 
 GIVEN: dict[str, Any] = {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
-PREPROCESSING = Preprocessing(input_size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, **GIVEN)  # type: ignore[arg-type]
+PREPROCESSING = Preprocessing(input_size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, **GIVEN)
 
 
 def listed(root: Path, **given: Any) -> tuple[list[str], list[str]]:

@@ -16,20 +16,7 @@ from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, StoreMismatch, read_header, verify
 from store.fingerprint import fingerprint_of_bytes
 from store.spec import shard_name
-from tests.extract.conftest import ramp
-from tests.extract.jobs import NAMES, OPTIONS, run, shard_bytes
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, teacher: TimmTeacher) -> Path:
-    """Images, others of the same names, sizes in px and labels, and a store of the first; not to be touched."""
-    root = tmp_path_factory.mktemp("made")
-    for number, key in enumerate(f"{name}/{file}" for name, files in NAMES.items() for file in files):
-        for folder, method in (("images", Image.Transpose.ROTATE_180), ("others", Image.Transpose.FLIP_TOP_BOTTOM)):
-            (root / folder / key).parent.mkdir(parents=True, exist_ok=True)
-            ramp(48 + number % 3, 50).transpose(method).save(root / folder / key)
-    run(list_images(root / "images"), root / "maps", teacher)
-    return root
+from tests.extract.jobs import OPTIONS, run, shard_bytes
 
 
 @pytest.fixture
