@@ -82,7 +82,7 @@ def _members(shards: Sequence[Path], left_out: LeftOut) -> Iterator[_Member]:
         for member in tar_members(tar):
             folder, slash, name = member.name.rpartition("/")
             stem, dot, suffix = name.partition(".")
-            if member.isfile() and stem:  # WebDataset passes over names that begin with a dot
+            if member.isfile() and stem:  # a name that begins with a dot is none
                 key = folder + slash + stem
                 yield _Member(tar, member.name, key, dot + suffix.lower(), member.offset_data, member.size)
             else:
@@ -90,11 +90,11 @@ def _members(shards: Sequence[Path], left_out: LeftOut) -> Iterator[_Member]:
 
 
 def _add_image(found: dict[str, _Member], member: _Member) -> None:
-    before = found.setdefault(member.suffix, member)
-    if before is not member:
-        raise ImagesError(
-            f"{member}: expected every key once, found {member.key!r} in {before} too; re-create the shards"
-        )
+    """One more image of a sample; in another shard it would be another sample of the same key."""
+    before = next((one for one in found.values() if one.tar != member.tar or one.suffix == member.suffix), None)
+    if before is not None:
+        raise ImagesError(f"{member}: expected every key once, found it in {before} too; re-create the shards")
+    found[member.suffix] = member
 
 
 def _choose(found: dict[str, _Member], suffixes: Sequence[str], preferred: bool) -> _Member:

@@ -134,7 +134,7 @@ def test_shards_without_labels_are_refused(tmp_path: Path, images: Path) -> None
         list_images(f"wds/{tmp_path}")
     with tarfile.open(tmp_path / "1.tar", "w") as tar:
         tar.add(images / "ant/img2.jpg", "img2.png")
-    with pytest.raises(ImagesError, match="expected every key once, found 'img2' again"):
+    with pytest.raises(ImagesError, match="1.tar: 'img2.png': expected every key once, found it in .*0.tar: "):
         list_images(f"wds/{tmp_path}")
 
 
