@@ -12,6 +12,7 @@ from extract.errors import TeacherError
 from extract.settings import TeacherSpec
 from extract.teacher.packaged import PACKAGES, load_packaged, timm_name
 from extract.teacher.weights import first_line, load_checkpoint
+from store.spec import CLASS_AGNOSTIC_KINDS
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Arguments of timm that would load other weights, or contradict the header, without our options knowing.
@@ -41,11 +42,52 @@ def build_model(spec: TeacherSpec) -> torch.nn.Module:
         except Exception as error:
             hint = "; without network give --checkpoint FILE" if spec.pretrained else "; check --model-arg"
             raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {first_line(error)}{hint}") from error
+    _require_parts(model, spec)
     if packaged:
         load_packaged(model, spec.name)
     if spec.checkpoint is not None:
         load_checkpoint(model, spec.checkpoint)
     return model.eval().requires_grad_(False)
+
+
+def _require_parts(model: torch.nn.Module, spec: TeacherSpec) -> None:
+    """What `features_only` and its like return has other methods than a classifier."""
+    lacking = [name for name in ("forward_features", "forward_head", "num_classes") if not hasattr(model, name)]
+    if lacking:
+        raise TeacherError(
+            f"--teacher {spec.name}: expected a classifier of timm's, found {type(model).__name__} without "
+            f"{', '.join(lacking)}; {_other_arguments(spec)}"
+        )
+
+
+@torch.no_grad()
+def require_logits(model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]) -> None:
+    """Raise TeacherError for a model that cannot run at this size (height, width), or that gives no logits [B, K].
+
+    Without K, as models come that are for features only, there is nothing but the kinds that need no classes.
+    """
+    try:
+        logits = model(torch.zeros(1, 3, *input_size))
+    except Exception as error:  # whatever an odd --model-arg, or another size, makes of it
+        raise TeacherError(
+            f"--teacher {spec.name}: cannot run at {input_size[0]} x {input_size[1]} px: {first_line(error)}; check "
+            "--input-size and --model-arg"
+        ) from error
+    outputs = int(model.num_classes)  # type: ignore[arg-type]
+    if not outputs and spec.kind in CLASS_AGNOSTIC_KINDS:
+        return
+    found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not outputs or found != [1, outputs]:
+        raise TeacherError(
+            f"--teacher {spec.name}: expected logits [1, K] of K classes for --kind {spec.kind}, found a model of "
+            f"{outputs} classes that gives {found}; {_other_arguments(spec)}"
+            + ("" if outputs else ", give it a head (`tokenmix fit-head`, then --head), or use --kind activation")
+        )
+
+
+def _other_arguments(spec: TeacherSpec) -> str:
+    given = ", ".join(f"--model-arg {name}={value!r}" for name, value in spec.model_args.items())
+    return f"leave {given} out" if given else "give another --teacher"
 
 
 def _check_name(name: str) -> None:

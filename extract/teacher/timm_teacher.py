@@ -10,7 +10,7 @@ import torch
 from extract.settings import TeacherSpec
 from extract.teacher.heads import load_head, put_head
 from extract.teacher.kinds.registry import kind_class
-from extract.teacher.model import build_model, to_device
+from extract.teacher.model import build_model, require_logits, to_device
 from extract.teacher.preprocess import Normaliser, Preprocessing
 from extract.teacher.protocol import Maps, Pending
 from extract.teacher.tokens.centres import mirrored_mean
@@ -38,6 +38,7 @@ class TimmTeacher:
             self.model = put_head(self.model, self._own_head, self.digest, self.preprocessing.input_size)
         self.class_names = () if self._own_head is None else self._own_head.class_names
         self.num_classes = int(self.model.num_classes)  # type: ignore[arg-type]
+        require_logits(self.model, spec, self.preprocessing.input_size)
         self._kind = make_kind(self.model, spec, self.preprocessing.input_size)
         self.grid, self.depth = self._kind.grid, self._kind.depth
         self.preprocessing = replace(

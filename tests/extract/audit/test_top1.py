@@ -15,10 +15,11 @@ from extract.errors import TeacherError
 from extract.job.progress import Progress
 from store import Header, create_store
 from store.reading.predictions import Confusion
+from store.spec import Json
 
 COLOURS = {"black": 0, "blue": 0x0000FF, "cyan": 0x00FFFF, "green": 0x00FF00, "red": 0xFF0000, "white": 0xFFFFFF}
 TEACHER = ["--teacher", "test_resnet", "--input-size", "64", "--workers", "0", "--device", "cpu"]
-TRAINED = {"classes": 20, "source": "checkpoint"}
+TRAINED: dict[str, Json] = {"classes": 20, "source": "checkpoint"}
 
 
 def tokenmix(*arguments: object) -> Result:
@@ -109,7 +110,7 @@ def test_min_top1_reaches_the_slurm_script_and_needs_classes(job: tuple[Path, li
 def watched(tmp_path: Path) -> tuple[Path, Header]:
     """A store of 20 classes that no shard is in yet."""
     names = [f"class {number}" for number in range(20)]
-    dataset = {"root_name": "i", "class_names": names, "teacher_class": [*range(20)], "digest": ""}
+    dataset: dict[str, Json] = {"root_name": "i", "class_names": names, "teacher_class": [*range(20)], "digest": ""}
     header = Header("label", TRAINED, {}, (1, 1), "float16", 20_000, 4096, dataset, {})
     create_store(tmp_path / "maps", header)
     return tmp_path / "maps", header

@@ -113,6 +113,31 @@ def test_model_args_that_have_an_option_of_their_own(name: str) -> None:
     refuse(f"--model-arg {name}", model_args={name: 5})
 
 
+@pytest.mark.parametrize("kind", ["label", "cam", "activation"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "match"),
+    [
+        ("test_resnet", {"features_only": True}, "found FeatureListNet without .*leave --model-arg features_only=True"),
+        ("test_vit", {"features_only": True, "out_indices": (1,)}, "found FeatureGetterNet .*out_indices=\\(1,\\) out"),
+        ("test_resnet", {"global_pool": ""}, "cannot run at 160 x 160 px: .*--model-arg"),
+        (
+            "test_convnext",
+            {"global_pool": ""},
+            r"expected logits \[1, K\] .*gives \[1, 1000, 5, 5\]; leave --model-arg",
+        ),
+        ("test_resnet", {"drop_rate": "a"}, "cannot run .*ValueError.*--model-arg"),
+    ],
+)
+def test_model_args_that_make_no_classifier(name: str, arguments: dict[str, Any], match: str, kind: str) -> None:
+    refuse(match, name, model_args=arguments, kind=kind)
+
+
+def test_a_model_without_classes_is_for_maps_without_classes() -> None:
+    """Its first channel would pass for the logit of the first class."""
+    refuse("a model of 0 classes that gives .*fit-head", num_classes=0)
+    assert TimmTeacher(TeacherSpec("test_resnet", random_weights=0, num_classes=0, kind="activation")).num_classes == 0
+
+
 def test_no_network_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
