@@ -91,8 +91,10 @@ def is_upright(file: BinaryIO) -> bool:
     if not data.startswith(_TIFF) and not any(mark in data for mark in _MARKS):
         return True
     file.seek(0)
-    with Image.open(file) as encoded:
-        try:
+    with Image.open(file) as encoded, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:  # anew: of what Pillow read on opening it forgets that it was damaged
+            Image.Exif().load(encoded.info.get("exif", b""))
             return encoded.getexif().get(ExifTags.Base.Orientation, UPRIGHT) not in range(2, MAX_ORIENTATION + 1)
         except Exception:  # damaged EXIF, of which each library makes something else
             return False
