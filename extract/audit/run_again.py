@@ -143,9 +143,9 @@ def _fault(store: MapStore, row: int, batch: Batch, i: int) -> str:
     if readable == bool(batch.error[i]):
         sound = "a readable image"
         return f"expected {store.errors.get(row, sound)}, found {batch.error[i] or sound}"
+    if readable and store.sizes[row].tolist() != batch.size[i].tolist():
+        return f"expected an image of {store.sizes[row].tolist()} px, found {batch.size[i].tolist()}"
     fingerprint = int(store.fingerprints[row])
     if readable and UNKNOWN != fingerprint != int(batch.fingerprint[i]):
         return f"expected the file of fingerprint {fingerprint:016x}, found {int(batch.fingerprint[i]):016x}"
-    if readable and store.sizes[row].tolist() != batch.size[i].tolist():
-        return f"expected an image of {store.sizes[row].tolist()} px, found {batch.size[i].tolist()}"
     return ""

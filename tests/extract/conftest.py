@@ -11,7 +11,7 @@ from PIL import Image
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
 from extract.teacher.timm_teacher import TimmTeacher
-from tests.extract.jobs import NAMES, SPEC
+from tests.extract.jobs import NAMES, SPEC, run
 
 torch.set_num_threads(1)  # several measure the machine, and wait for each other where it is busy
 
@@ -53,3 +53,15 @@ def teacher() -> TimmTeacher:
 def images(make_folder: MakeFolder) -> ImageList:
     """The images of `tests.extract.jobs`."""
     return list_images(make_folder(NAMES))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, teacher: TimmTeacher) -> Path:
+    """Images, others of the same names, sizes in px and labels, and a store of the first; not to be touched."""
+    root = tmp_path_factory.mktemp("made")
+    for number, key in enumerate(f"{name}/{file}" for name, files in NAMES.items() for file in files):
+        for folder, method in (("images", Image.Transpose.ROTATE_180), ("others", Image.Transpose.FLIP_TOP_BOTTOM)):
+            (root / folder / key).parent.mkdir(parents=True, exist_ok=True)
+            ramp(48 + number % 3, 50).transpose(method).save(root / folder / key)
+    run(list_images(root / "images"), root / "maps", teacher)
+    return root

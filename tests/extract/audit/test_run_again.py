@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from cli import main
 from extract.audit.run_again import rebuild_teacher, rerun_teacher
@@ -128,8 +129,10 @@ def test_the_command(images: ImageList, checkpoint: Path, tmp_path: Path) -> Non
     deep = ("--images", images.root, "--deep", 3, "--checkpoint", checkpoint)
     status, said = verify(*deep)
     assert (status, said.splitlines()[0][:28]) == (0, "3 rows again: largest error ")
+    sound = (images.root / "cat" / "a.jpg").read_bytes()
     (images.root / "cat" / "a.jpg").write_bytes((images.root / "dog" / "a.jpg").read_bytes())
-    assert verify(*deep, "--seed", 3, "--deep", 5)[0] == 1
+    assert verify(*deep, "--sample", 0, "--seed", 3, "--deep", 5)[0] == 1
+    (images.root / "cat" / "a.jpg").write_bytes(sound)
     assert verify("--deep", 3)[0] == 2
     raw = bytearray((tmp_path / "maps" / "shard-00001.h5").read_bytes())
     raw[-1] ^= 1
@@ -152,3 +155,11 @@ def test_a_field_that_the_teacher_built_again_lacks_is_named(
     other = replace(header, preprocessing={**header.preprocessing, "token_view": [0.1, 0, 1.1, 1]})
     with pytest.raises(TeacherError, match=r"preprocessing.token_view: expected \[0.1, 0, 1.1, 1\], .* found None"):
         rebuild_teacher(other, checkpoint, None, "cpu")
+
+
+def test_another_file_of_the_same_name_and_shape_is_found(images: ImageList, checkpoint: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "maps")
+    with Image.open(images.root / "cat" / "a.jpg") as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(images.root / "cat" / "a.jpg")
+    (problem,) = rerun_teacher(tmp_path / "maps", images, 5, checkpoint=checkpoint, device="cpu").problems
+    assert problem.startswith("row 0, key 'cat/a.jpg': teacher run again: expected the file of fingerprint ")
