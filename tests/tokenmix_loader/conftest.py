@@ -16,6 +16,7 @@ from store.format.rows import list_digest
 from store.spec import STATUS_OK, STATUS_UNREADABLE
 from tokenmix_loader import MapStore
 from tokenmix_loader.compiled import door
+from tokenmix_loader.scoring.masks import KINDS
 
 # Deadlines and several threads measure the machine, not the code.
 settings.register_profile("steady", deadline=None)
@@ -120,4 +121,4 @@ def make_store(tmp_path: Path) -> StoreMaker:
 
 def small_blocks(settings: dict[str, Any]) -> dict[str, Any]:
     """Blocks that leave room on a small grid, for the kinds of mask that have any."""
-    return {} if settings.get("kind") in ("cutmix", "attentive", "peak") else {"min_tokens": 4}
+    return {"min_tokens": 4} if settings.get("kind", "block") in KINDS else {}

@@ -42,6 +42,14 @@ def warm_up() -> None:
     _load()
 
 
+def optimal_loops() -> ModuleType | None:
+    """The module `compiled.optimal_loops`, or None where `compiled_for` would find none either.
+
+    Apart from the others, because few trainings need what takes longest to compile.
+    """
+    return _load_optimal() if _load() else None
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) is torch.Tensor
@@ -77,6 +85,19 @@ def _load() -> ModuleType | None:
     else:
         return loops
     return None
+
+
+@cache
+def _load_optimal() -> ModuleType | None:
+    """The same, once numba has compiled the other loops."""
+    try:
+        from tokenmix_loader.compiled import optimal_loops
+
+        optimal_loops.compile_all()
+    except Exception as error:
+        _warn(error)
+        return None
+    return optimal_loops
 
 
 def _warn(error: Exception) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenmix_loader.batch import Draw
-from tokenmix_loader.compiled.door import as_array, compiled_for
+from tokenmix_loader.batch import Draw, TokenSources
+from tokenmix_loader.compiled.door import as_array, compiled_for, optimal_loops
 from tokenmix_loader.scoring.masks import without_copies
 from tokenmix_loader.shapes import require_shape, token_size
 
@@ -31,7 +31,8 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def mix_batch(images: torch.Tensor, draw: Draw) -> torch.Tensor:
     """Images [B, C, H, W] mixed with the batch in reverse order; themselves where nothing is drawn.
 
-    uint8 images are mixed in place, which saves a worker a copy of its batch; others are not written to.
+    uint8 images are mixed in place, which saves a worker a copy of its batch, unless their tokens have moved; others
+    are not written to.
     """
     in_place = images.dtype == torch.uint8
     if draw.box is not None:
@@ -39,11 +40,38 @@ def mix_batch(images: torch.Tensor, draw: Draw) -> torch.Tensor:
         mixed = images if in_place else images.clone()
         mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right].flip(0)
         return mixed
+    if draw.sources is not None:
+        return mix_sources(images, draw.sources)
     if draw.masks is not None:
         return _mix_tokens(images, draw.masks, in_place)
     if draw.share == 1:
         return images
     return _blend_bytes(images, draw.share) if in_place else torch.lerp(images.flip(0), images, draw.share)
+
+
+def mix_sources(images: torch.Tensor, sources: TokenSources) -> torch.Tensor:
+    """What images [B, C, H, W] of any dtype, device and memory format show at the sources; bytes are rounded.
+
+    Raises ValueError where the grid does not divide the image.
+    """
+    rows, columns = token_size("mix_sources: images", tuple(images.shape[2:]), tuple(sources.image.shape[2:]))
+    if images.dtype == torch.uint8 and images.is_cpu and images.is_contiguous() and (loops := optimal_loops()):
+        mixed = torch.empty_like(images)
+        parts = as_array(sources.image, np.int64), as_array(sources.token, np.int64)
+        loops.mix_sources(images.numpy(), *parts, as_array(sources.weight, np.float32), mixed.numpy())
+        return mixed
+    # Each token [C, rows, columns], numbered over the batch.
+    parted = images.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
+    batch, gh, gw = parted.shape[:3]
+    tokens = parted.reshape(batch * gh * gw, *parted.shape[3:])
+    sums = torch.zeros_like(tokens, dtype=torch.float32 if images.dtype == torch.uint8 else images.dtype)
+    for image, token, weight in zip(*(part.unbind(1) for part in sources), strict=True):
+        chosen = (image * (gh * gw) + token).flatten().to(images.device, non_blocking=True)
+        share = weight.flatten().to(images.device, sums.dtype, non_blocking=True)
+        sums += tokens[chosen] * share[:, None, None, None]
+    sums = sums.round() if images.dtype == torch.uint8 else sums
+    mixed = sums.to(images.dtype).view(batch, gh, gw, *tokens.shape[1:]).permute(0, 3, 1, 4, 2, 5)
+    return torch.empty_like(images).copy_(mixed.reshape(images.shape))
 
 
 def _mix_tokens(images: torch.Tensor, masks: torch.Tensor, in_place: bool) -> torch.Tensor:

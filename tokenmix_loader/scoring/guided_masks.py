@@ -1,4 +1,8 @@
-"""Masks that follow the evidence, for comparison with random blocks (TokenMix, Table 3)."""
+"""Masks that follow the evidence, for comparison with random blocks (TokenMix, Table 3).
+
+`attentive` is Attentive CutMix's choice (arXiv 2003.13048), `saliencymix` SaliencyMix's (arXiv 2006.01791), both by the
+stored maps and with a fixed share of tokens; `peak` is an older name of `saliencymix`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from tokenmix_loader.shapes import require_choice, require_share
 
 Ints = npt.NDArray[np.int64]
 
-GUIDES = ("attentive", "peak")
+GUIDES = ("attentive", "saliencymix", "peak")
 
 
 def guided_masks(
@@ -21,7 +25,7 @@ def guided_masks(
     """Masks, bool [B, gh, gw], with exactly floor(kept * gh * gw + 1/2) tokens kept each.
 
     `tokens` [B, gh, gw] is `align`'s result; partners are the batch in reverse order. `attentive`: image a keeps
-    its tokens of most evidence. `peak`: a rectangle of the grid's aspect is replaced around the partner's token
+    its tokens of most evidence. `saliencymix`: a rectangle of the grid's aspect is replaced around the partner's token
     of most evidence, inside the grid, its last or first row cut to the count. Ties are broken at random. Raises
     ValueError for an unknown kind or a share out of range.
     """

@@ -151,13 +151,13 @@ def test_the_mixing_settings_have_the_masks_defaults() -> None:
     assert all(ours[name].default == theirs[name].default for name in ours.keys() & theirs.keys() - {"per"})
 
 
-@given(st.sampled_from(["attentive", "peak"]), grids, st.floats(0, 1), st.integers(0, 2**32))
+@given(st.sampled_from(["attentive", "saliencymix"]), grids, st.floats(0, 1), st.integers(0, 2**32))
 def test_guided_masks_keep_exactly_their_count(kind: str, grid: tuple[int, int], kept: float, seed: int) -> None:
     tokens = torch.rand(4, *grid, generator=torch.Generator().manual_seed(seed)) * (seed % 3)
     masks = guided_masks(rng(seed), tokens, kind, kept=kept)
     count = math.floor(kept * (grid[0] * grid[1]) + 0.5)
     assert (masks.sum((1, 2)) == count).all()
-    if kind == "peak" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the partner's peak is pasted
+    if kind == "saliencymix" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the partner's peak is pasted
         peaks = tokens.flip(0).flatten(1).argmax(1, keepdim=True)
         assert not masks.flatten(1).gather(1, peaks).any()
 
@@ -170,16 +170,17 @@ def test_attentive_masks_keep_what_image_a_shows_most_of() -> None:
     assert (lots - 0.5).abs().max() < 0.06
 
 
-def test_peak_masks_paste_the_partner_s_peak() -> None:
+def test_saliencymix_pastes_the_partner_s_peak() -> None:
     tokens = torch.rand(8, 14, 14)
-    masks = guided_masks(rng(), tokens, "peak", kept=0.75)
+    masks = guided_masks(rng(), tokens, "saliencymix", kept=0.75)
+    assert torch.equal(masks, guided_masks(rng(), tokens, "peak", kept=0.75))  # its older name
     for mask, values in zip(masks, tokens.flip(0), strict=True):
         assert not mask[divmod(int(values.argmax()), 14)]
         assert is_rectangle(~mask)
 
 
 def test_guides_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind: expected one of attentive, peak, found 'blob'"):
+    with pytest.raises(ValueError, match="kind: expected one of attentive, saliencymix, peak, found 'blob'"):
         guided_masks(rng(), torch.rand(1, 2, 2), "blob")
     with pytest.raises(ValueError, match="kept: expected a share from 0 to 1, found 2"):
         guided_masks(rng(), torch.rand(1, 2, 2), kept=2)
