@@ -5,6 +5,8 @@ from tokenmix_loader.join.dataset import MapDataset
 from tokenmix_loader.join.streaming import MapJoin
 from tokenmix_loader.mixing.collate import TokenMixCollate
 from tokenmix_loader.mixing.mixup import TokenMix
+from tokenmix_loader.mixing.optimal.comix import CoMixSettings
+from tokenmix_loader.mixing.optimal.puzzle import PuzzleSettings
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.evidence import evidence
 from tokenmix_loader.scoring.geometry import align
@@ -17,10 +19,12 @@ from tokenmix_loader.store_access import MapStore
 from tokenmix_loader.tracing.trace import UntraceableTransform, trace
 
 __all__ = [
+    "CoMixSettings",
     "MapDataset",
     "MapJoin",
     "MapStore",
     "MapTarget",
+    "PuzzleSettings",
     "TokenLabelLoss",
     "TokenMix",
     "TokenMixCollate",

@@ -105,11 +105,9 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
                 f"TokenMixCollate: expected uint8 images [3, H, W], found {images.dtype} {list(images.shape[1:])}; "
                 "leave ToTensor and Normalize to the device (create_loader does), or use TokenMix behind the loader"
             )
-        height, width = images.shape[2:]
         rng = self._chance.rng_of(targets)
-        draw, dense = self._recipe.mix(rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
-        mix_batch(images, draw)
-        return images, dense
+        draw, dense = self._recipe.mix(rng, images, self._store, targets, enabled=self.mixup_enabled)
+        return mix_batch(images, draw), dense
 
 
 def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:

@@ -67,8 +67,7 @@ class TokenMix(MixSettings):
             )
         targets = targets.to("cpu")
         _check(images, targets)
-        height, width = images.shape[2:]
-        draw, dense = self._recipe.mix(self.rng, (height, width), self._store, targets, enabled=self.mixup_enabled)
+        draw, dense = self._recipe.mix(self.rng, images, self._store, targets, enabled=self.mixup_enabled)
         return mix_batch(images, draw), dense.to(images.device, non_blocking=True)
 
 

@@ -9,6 +9,10 @@ from inspect import signature
 from typing import Any, TypeVar
 
 from tokenmix_loader.batch import Grid
+from tokenmix_loader.mixing.guide import Saliency
+from tokenmix_loader.mixing.optimal.blocks import block_counts
+from tokenmix_loader.mixing.optimal.comix import CoMixSettings
+from tokenmix_loader.mixing.optimal.puzzle import PuzzleSettings
 from tokenmix_loader.scoring.evidence import AUTO, EVIDENCE
 from tokenmix_loader.scoring.guided_masks import GUIDES
 from tokenmix_loader.scoring.masks import KINDS, MaskSettings, check_mask_settings
@@ -16,6 +20,9 @@ from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS
 from tokenmix_loader.shapes import did_you_mean, require_choice, require_count, require_number, require_share
 
 SOFT_SUPERVISIONS = ("relabel", "tokenlabeling")
+OPTIMAL = ("puzzle", "comix")
+GUIDED = (*GUIDES, *OPTIMAL)  # by the maps, or by a saliency
+_PUZZLE, _COMIX = PuzzleSettings(), CoMixSettings()
 _T = TypeVar("_T")
 
 
@@ -30,9 +37,14 @@ class MixSettings(MaskSettings):
 
     `kind`, `kept`, `beta`, `min_tokens`, `aspect`, `per` and `variant` are those of `sample_masks`; one mask per
     batch, as in the paper's code and timm's CutMix, costs least, one per sample B times as much. More kinds:
-    `attentive` and `peak` of `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`) in
-    area, which is scored by the maps all the same (TokenMix, Table 7). They take neither `beta`, `min_tokens`,
-    `aspect` nor `variant`.
+    `attentive` and `saliencymix` of `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`)
+    in area, which is scored by the maps all the same (TokenMix, Table 7). They take neither `beta`, `min_tokens`,
+    `aspect` nor `variant`. `puzzle` and `comix` (TokenMix, Table 3) are optimal masks, with the settings `puzzle` and
+    `comix`; they do not take `kept` either.
+
+    `saliency`: what kinds that follow the maps follow instead: a function of the images as they are given,
+    [B, C, H, W], that returns maps [B, h, w] >= 0, such as the gradient's magnitude. Labels are scored by the stored
+    maps all the same.
 
     `evidence`: the kind of `evidence`: `logit` is the paper's, `contrast` suits kind cam; `auto` takes what suits the
     store's kind. `min_evidence`: as in `mix_targets`. `supervision`: `tokenmix` or `area`, as in
@@ -52,6 +64,9 @@ class MixSettings(MaskSettings):
     evidence: str = "auto"
     supervision: str = "tokenmix"
     min_evidence: float = MIN_EVIDENCE
+    puzzle: PuzzleSettings = _PUZZLE
+    comix: CoMixSettings = _COMIX
+    saliency: Saliency | None = None
 
 
 def refusing_unknown(cls: type[_T]) -> type[_T]:
@@ -75,7 +90,7 @@ def refusing_unknown(cls: type[_T]) -> type[_T]:
 
 def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
     """Raise ValueError for a setting out of range, or one that the kind of mask does not take, TypeError for a type."""
-    require_choice("TokenMix: kind", settings.kind, (*KINDS, *GUIDES, "cutmix"))
+    require_choice("TokenMix: kind", settings.kind, (*KINDS, *GUIDES, "cutmix", *OPTIMAL))
     require_choice("TokenMix: evidence", settings.evidence, (AUTO, *EVIDENCE))
     require_choice("TokenMix: supervision", settings.supervision, (*SUPERVISIONS, *SOFT_SUPERVISIONS))
     if settings.mode != "batch" or settings.cutmix_minmax is not None:
@@ -93,15 +108,31 @@ def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
             "--cutmix 1.0, or choose another kind, which does not read it"
         )
     require_count("TokenMix: num_classes", num_classes)
-    if settings.kind not in KINDS:
-        _refuse_mask_settings(settings)
+    _refuse_other_kinds_settings(settings)
+    for name, chosen, known in (("puzzle", settings.puzzle, PuzzleSettings), ("comix", settings.comix, CoMixSettings)):
+        if not isinstance(chosen, known):
+            raise TypeError(f"TokenMix: {name}: expected a {known.__name__}, found {chosen!r}; import and pass one")
+        if settings.kind == name:
+            block_counts(f"TokenMix: {name}: blocks", chosen.blocks, grid)
+    if not (settings.saliency is None or callable(settings.saliency)):
+        raise TypeError(f"TokenMix: saliency: expected a function, found {settings.saliency!r}; pass one of the images")
     check_mask_settings(1, grid, settings)  # of the others `kept` and `per`
 
 
-def _refuse_mask_settings(settings: MixSettings) -> None:
+def _refuse_other_kinds_settings(settings: MixSettings) -> None:
+    taken_by = {
+        **dict.fromkeys(("beta", "min_tokens", "aspect", "variant"), KINDS),
+        "kept": (*KINDS, *GUIDES, "cutmix"),
+        "saliency": GUIDED,
+        "puzzle": ("puzzle",),
+        "comix": ("comix",),
+    }
     for field in fields(MixSettings):
-        if field.name in ("beta", "min_tokens", "aspect", "variant") and getattr(settings, field.name) != field.default:
+        kinds = taken_by.get(field.name)
+        if kinds and settings.kind not in kinds and getattr(settings, field.name) != field.default:
             raise ValueError(
-                f"TokenMix: {field.name}: expected kind {', '.join(KINDS)} with it, found {settings.kind!r}, "
+                f"TokenMix: {field.name}: expected kind {', '.join(kinds)} with it, found {settings.kind!r}, "
                 "which has no such setting; leave it out"
             )
+    if settings.kind in OPTIMAL:
+        require_choice(f"TokenMix: supervision of kind {settings.kind}", settings.supervision, SUPERVISIONS)

@@ -40,7 +40,7 @@ def collate(store: MapStore, **settings: Any) -> TokenMixCollate:
     return TokenMixCollate(store, (6, 6), **own | small_blocks(settings) | settings)
 
 
-@pytest.mark.parametrize("kind", ["block", "random", "region", "cutmix", "attentive", "peak"])
+@pytest.mark.parametrize("kind", ["block", "random", "region", "cutmix", "attentive", "saliencymix"])
 @pytest.mark.parametrize("side", [12, 18, 24, 48])
 @pytest.mark.parametrize("size", [5, 6])
 def test_pixels_and_targets_tell_the_same_story(store: MapStore, kind: str, side: int, size: int) -> None:
@@ -194,7 +194,7 @@ def test_wrong_settings_and_batches_are_refused(store: MapStore) -> None:
     for settings, message in (
         ({"mode": "elem"}, "expected mode 'batch' and no cutmix_minmax, found 'elem'"),
         ({"cutmix_minmax": (0.2, 0.8)}, "cutmix_minmax"),
-        ({"kind": "blob"}, "kind: expected one of block, random, region, attentive, peak, cutmix"),
+        ({"kind": "blob"}, "kind: expected one of block, random, region, attentive, saliencymix, peak, cutmix"),
     ):
         with pytest.raises(ValueError, match=message):
             collate(store, **settings)
