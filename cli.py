@@ -283,13 +283,17 @@ def info(store: Path, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--evidence", type=click.Choice(["auto", "logit", "contrast"]), default="auto", show_default=True)
 @click.option("--mask-kind", type=click.Choice(["block", "random", "region"]), default="block", show_default=True)
-def show(store: Path, images: Path, output: Path, pairs: int, seed: int, evidence: str, mask_kind: str) -> None:
+@click.option("--copies", is_flag=True, help="IMAGES are resized or re-encoded copies of those of the maps.")
+def show(
+    store: Path, images: Path, output: Path, pairs: int, seed: int, evidence: str, mask_kind: str, copies: bool
+) -> None:
     """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""
     with user_errors():
         from extract.images.listing import list_images
         from tokenmix_loader.show import draw_pairs
 
-        picture = draw_pairs(list_images(images), store, pairs, seed, evidence, mask_kind)
+        picture = draw_pairs(list_images(images), store, pairs, seed, evidence, mask_kind,
+                             same_files=not copies)  # fmt: skip
         picture.save(output, format="PNG")
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
 

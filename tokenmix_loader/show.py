@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
 
 from tokenmix_loader.batch import NO_MAP, MapTarget
+from tokenmix_loader.join.fingerprints import require_same_files
 from tokenmix_loader.join.original_images import Images, Ints, require_readable
 from tokenmix_loader.join.rows import check_size, find_rows
 from tokenmix_loader.mixing.pixels import mix_images
@@ -33,15 +34,24 @@ Colour = tuple[int, int, int]
 
 
 def draw_pairs(
-    images: Images, store: str | Path, pairs: int = 4, seed: int = 0, evidence: str = "auto", mask_kind: str = "block"
+    images: Images,
+    store: str | Path,
+    pairs: int = 4,
+    seed: int = 0,
+    evidence: str = "auto",
+    mask_kind: str = "block",
+    *,
+    same_files: bool = True,
 ) -> Image.Image:
     """A picture with one line per pair of images of different labels, in training crops.
 
-    Raises StoreMismatch where the images are not those that the maps were made from, StoreError where the
+    `same_files`: as of MapDataset. Raises StoreMismatch where the images are not those that the maps were made from, StoreError where the
     store cannot be read.
     """
     maps = MapStore(store)
     rows = find_rows(images.keys, images.labels, maps)
+    if same_files:
+        require_same_files(images.keys, rows, images.open, maps)
     rng = np.random.default_rng(seed)
     chosen = _choose(images.labels, require_readable(maps, np.flatnonzero(rows != NO_MAP)), pairs, rng)
     pixels, targets = _crop(images, chosen, rows, maps.sizes, seed)
