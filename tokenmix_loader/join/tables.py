@@ -34,10 +34,25 @@ def require_plain_table(table: Any, input_key: str) -> None:
 
 
 def table_keys(table: Any, input_key: str) -> Sequence[str]:
-    """Keys of a table's images, as its rows were written, even if rows were selected or shuffled since."""
+    """Keys of a table's images, as its rows were written, even if rows were selected or shuffled since.
+
+    ValueError where keys are row numbers and the table is a slice of another, which does not say where it begins.
+    """
     parts = table.data.column(input_key).chunks  # without reading the images' bytes
-    keys = names_or_numbers([path for part in parts for path in part.field("path").to_pylist()])
+    names = [path for part in parts for path in part.field("path").to_pylist()]
+    keys = names_or_numbers(names)
+    if keys[:1] == names_or_numbers([None]) and _is_slice(table, parts):
+        raise ValueError(
+            f"MapDataset: expected a whole table, for its images are known by their row numbers, found {len(names)} "
+            "rows cut out of another; give the whole one and choose with torch's Subset, or pass keys=[...]"
+        )
     return keys if table._indices is None else [keys[row] for row in table._indices.column(0).to_pylist()]
+
+
+def _is_slice(table: Any, parts: Sequence[Any]) -> bool:
+    splits = table.info.splits or {}
+    whole = splits[str(table.split)].num_examples if str(table.split) in splits else table.data.num_rows
+    return bool(parts[0].offset) or whole != table.data.num_rows
 
 
 def table_labels(table: Any, target_key: str) -> Any:
