@@ -34,16 +34,16 @@ from extract.command_line.terminal import (
     describe_header,
     describe_report,
     let_openmp_sleep,
+    running_job,
     say,
     spell_bytes,
     user_errors,
 )
-from extract.job.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from extract import FitOptions, ImportOptions, JobOptions, SlurmOptions, TeacherSpec
+    from extract.job.processes.signals import StopRequest
     from extract.job.progress import Report
-    from extract.job.signals import StopRequest
     from store import Header
 
 WATCH_S = 5.0
@@ -81,7 +81,7 @@ def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: Jo
 def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
     """Run the teacher over IMAGES and write STORE; started again, it goes on where it stopped."""
     let_openmp_sleep()
-    with stop_on_signals() as stop, user_errors():  # before the heavy imports, in which a signal may arrive, too
+    with running_job() as stop:  # before the heavy imports, in which a signal may arrive, too
         from extract.command_line.progress_bar import say_above_bar, show_progress
 
         with show_progress(sys.stderr) as on_progress:
@@ -147,7 +147,7 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
 def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions) -> None:
     """Fit a linear head for the classes of IMAGES on the teacher's features, for `extract --head`."""
     let_openmp_sleep()
-    with stop_on_signals() as stop, user_errors():
+    with running_job() as stop:
         from extract.command_line.progress_bar import show_progress
 
         with show_progress(sys.stderr) as on_progress:
@@ -168,7 +168,7 @@ def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptio
 @import_options
 def import_(form: str, tree: Path, images: Path, store: Path, class_map: Path | None, options: ImportOptions) -> None:
     """Put maps of TokenLabeling or ReLabel, one .pt per image below SRC, into STORE; started again, it goes on."""
-    with stop_on_signals() as stop, user_errors():
+    with running_job() as stop:
         from extract.command_line.progress_bar import say_above_bar, show_progress
 
         with show_progress(sys.stderr, figure=IMPORTED_FIGURE) as on_progress:
@@ -292,7 +292,7 @@ def show(
         from extract.images.listing import list_images
         from tokenmix_loader.show import draw_pairs
 
-        picture = draw_pairs(list_images(images), store, pairs, seed, evidence, mask_kind,
+        picture = draw_pairs(list_images(images, store=store), store, pairs, seed, evidence, mask_kind,
                              same_files=not copies)  # fmt: skip
         picture.save(output, format="PNG")
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
@@ -312,7 +312,7 @@ def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int
         from tokenmix_loader.bench import bench as run_bench
 
         report = run_bench(
-            list_images(images), store, samples=samples, batch=batch_size, workers=workers, rounds=rounds
+            list_images(images, store=store), store, samples=samples, batch=batch_size, workers=workers, rounds=rounds
         )
         rows = zip(("without maps", "with maps", "cold maps"), report.epoch_s, report[1:], strict=True)
         for name, epoch_s, (wall_ms, cpu_ms) in rows:

@@ -36,7 +36,8 @@ from benchmarks.photographs import SIZE, write_photographs
 from extract.command_line.terminal import let_openmp_sleep
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
-from extract.job.decoding import START_METHOD, Decoder
+from extract.job.decoding import Decoder
+from extract.job.processes.pool import START_METHOD
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.model import AMP_DTYPES

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extract.errors import ExtractError
+from extract.job.processes.signals import stoppable
 from extract.job.slurm import SlurmOptions, log_folder, max_array_size, render_arrays, submit_arrays
 from extract.settings import FitOptions, ImportOptions, JobOptions, TeacherSpec
 
@@ -48,7 +49,7 @@ def plan(
     """
     from extract.job.plan import make_plan
 
-    return make_plan(*_prepare(images, teacher, class_map, say), options)
+    return make_plan(*_prepare(images, teacher, options, class_map, say), options)
 
 
 def run(
@@ -64,7 +65,8 @@ def run(
 ) -> Report:
     """Run the teacher over the images and fill this worker's share of the store; called again, it goes on.
 
-    `images`: class folder, `.tar`, `hfds/NAME` or `wds/FOLDER`. `class_map`: which output of the teacher shows each
+    `images`: class folder, `.tar`, `hfds/NAME` or `wds/FOLDER`; a store that is there says by which columns or suffixes
+    they are listed, unless `options` do. `class_map`: which output of the teacher shows each
     class, see `extract.images.classes`. `on_progress` is called after every batch; `stop` is asked before every batch.
 
     `say` also gets a warning where the teacher's predictions are hardly better than a guess, or suddenly become so.
@@ -78,11 +80,12 @@ def run(
     from extract.job.run import run_job
 
     refuse_store_inside(Path(store), Path(images))
-    listed, built, classes = _prepare(images, teacher, class_map, say)
+    with stoppable(lambda: f"listing {images} and building the teacher"):
+        listed, built, classes = _prepare(images, teacher, options, class_map, say, store)
     _refuse_unjudged(options, classes)
     watch = Top1Watch(Path(store), options.min_top1, say)
     observe = _both(on_progress, watch)
-    report = run_job(listed, Path(store), built, options, classes.outputs, on_progress=observe, stop=stop)
+    report = run_job(listed, Path(store), built, options, classes.outputs, on_progress=observe, stop=stop, say=say)
     watch.finish(report)
     return report
 
@@ -108,9 +111,9 @@ def fit_head(
     from extract.images.listing import list_images
     from extract.own_classes.fit import fit_head_file
 
-    return fit_head_file(
-        list_images(images), Path(output), teacher, options, on_progress=on_progress, stop=stop, say=say
-    )
+    with stoppable(lambda: f"listing {images}"):
+        listed = list_images(images, input_key=options.input_key, target_key=options.target_key, say=say)
+    return fit_head_file(listed, Path(output), teacher, options, on_progress=on_progress, stop=stop, say=say)
 
 
 def submit(
@@ -148,7 +151,7 @@ def render_submission(
     from extract.command_line.arguments import job_arguments
     from extract.job.plan import missing_shards
 
-    prepared = _prepare(images, replace(teacher, device="cpu"), class_map, say)
+    prepared = _prepare(images, replace(teacher, device="cpu"), options, class_map, say, store)
     _refuse_unjudged(options, prepared[2])
     missing = missing_shards(*prepared, Path(store), options)
     say(f"{missing} shards to do, {slurm.tasks} workers")
@@ -233,13 +236,25 @@ def import_maps(
     from extract.published.importing import import_tree
 
     refuse_store_inside(Path(store), Path(images))
-    listed = list_images(images)
+    with stoppable(lambda: f"listing {images}"):
+        listed = list_images(
+            images, input_key=options.input_key, target_key=options.target_key, store=store, say=say
+        )
     classes, outputs = _published_classes(listed, class_map)
     say(f"{len(listed)} images, {len(listed.class_names)} classes; their outputs {classes.how}")
     watch = Top1Watch(Path(store), None, say)
     observe = _both(on_progress, watch)
     report = import_tree(
-        form, Path(tree), listed, Path(store), options, classes.outputs, outputs, on_progress=observe, stop=stop
+        form,
+        Path(tree),
+        listed,
+        Path(store),
+        options,
+        classes.outputs,
+        outputs,
+        on_progress=observe,
+        stop=stop,
+        say=say,
     )
     watch.finish(report)
     return report
@@ -274,7 +289,12 @@ def _refuse_unjudged(options: JobOptions, classes: TeacherClasses) -> None:
 
 
 def _prepare(
-    images: StrPath, spec: TeacherSpec, class_map: StrPath | None, say: Callable[[str], None]
+    images: StrPath,
+    spec: TeacherSpec,
+    options: JobOptions,
+    class_map: StrPath | None,
+    say: Callable[[str], None],
+    store: StrPath | None = None,
 ) -> tuple[ImageList, Teacher, TeacherClasses]:
     """The images, the teacher, loaded and checked, and which of its outputs shows which class."""
     from extract.images.classes import match_classes
@@ -282,7 +302,9 @@ def _prepare(
     from extract.teacher.presets import make_teacher
     from store.spec import CLASS_AGNOSTIC_KINDS
 
-    listed = list_images(images)
+    listed = list_images(
+        images, input_key=options.input_key, target_key=options.target_key, store=store, say=say
+    )
     teacher = make_teacher(spec)
     classes = match_classes(
         listed.class_names,

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from extract.job.processes.signals import Stopped, leave, stop_on_signals
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from extract.job.processes.signals import StopRequest
     from extract.job.progress import Report
     from store import Header
 
@@ -39,6 +42,20 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:  # click would end with 1, as if something had failed
         say("interrupted; run again to go on")
         sys.exit(130)
+
+
+@contextmanager
+def running_job() -> Iterator[StopRequest]:
+    """A command that a signal stops, within seconds and with the exit status that says so; errors as `user_errors`."""
+    with stop_on_signals(say) as stop:
+        try:
+            with user_errors():
+                yield stop
+        except Stopped as stopped:
+            say(f"stopped by {stop.signal.name if stop.signal else 'request'} while {stopped}; run again to go on")
+            leave(stop.exit_code)
+        except SystemExit as end:
+            leave(end.code)
 
 
 def fail(message: str) -> NoReturn:

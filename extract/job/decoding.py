@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
-from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
-from torch.utils.data import DataLoader
 
-from extract.errors import ExtractError, ImagesError
+from extract.errors import ExtractError, NoImageError
 from extract.images.image_list import ImageList
 from extract.images.orientation import orientation_of
-from extract.job.signals import end_with_parent
+from extract.job.processes.in_hand import InHand
 from extract.teacher.preprocess import Preprocessing
 from store.fingerprint import fingerprint_of_bytes
 from store.spec import UNKNOWN
@@ -29,8 +25,6 @@ from store.spec import UNKNOWN
 # Pillow's own limit against decompression bombs (89.5 Mpixel), applied to what a resize would allocate:
 # a 20,000 x 1 image scaled to a short side of 448 would need 12 GB.
 MAX_RESIZED_PIXELS = 89_478_485
-# Workers of a forkserver (Python 3.14's default) never notice that a killed job is gone, and stay for ever.
-START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def reason_of(error: Exception) -> str:
@@ -41,7 +35,7 @@ def reason_of(error: Exception) -> str:
 
 
 class Sample(NamedTuple):
-    """One decoded row. `error`: the image cannot be decoded. `fault`: the file system, not the image, failed."""
+    """One decoded row. `error`: the image cannot be decoded. `fault`: what failed is not the image; ends the job."""
 
     row: int
     pixels: torch.Tensor | None  # uint8 [3, H, W]
@@ -72,6 +66,7 @@ class Decoder(torch.utils.data.Dataset[Sample]):
     def __init__(self, images: ImageList, preprocessing: Preprocessing):
         self.images = images
         self.preprocessing = preprocessing
+        self.in_hand: InHand | None = None  # to be told of every row
         # uint8 to the device, a quarter of the bytes; the teacher normalises there
         self.transform = create_transform(
             preprocessing.input_size,
@@ -87,27 +82,56 @@ class Decoder(torch.utils.data.Dataset[Sample]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> Sample:
+        if self.in_hand is None:
+            return self._load(row)
+        self.in_hand.take(row)
+        sample = self._load(row)
+        self.in_hand.put_down()  # not in a `finally`: what ends the process stays in hand, and is named
+        return sample
+
+    def _load(self, row: int) -> Sample:
         try:
             with self.images.open(row) as file:
                 data = file.read()
-        except OSError as error:
-            return Sample(row, None, fault=f"{self.images.root}: {self.images.keys[row]!r}: {error}")
+        except NoImageError as error:
+            return Sample(row, None, error=str(error))
+        except Exception as error:
+            return Sample(row, None, fault=self._fault(row, error))
         try:
             return self.decode(row, data)
-        except Exception as error:
+        except MemoryError as error:
+            return Sample(row, None, fault=self._fault(row, error))
+        except Exception as error:  # Pillow and its plug-ins raise many types for a damaged image
             return Sample(row, None, fingerprint=fingerprint_of_bytes(data), error=reason_of(error))
 
+    def _fault(self, row: int, error: Exception) -> str:
+        if isinstance(error, ExtractError):
+            return str(error)
+        if isinstance(error, MemoryError):
+            mend = "memory was short, which is no fault of the image: use fewer --workers, or leave the image out"
+        elif isinstance(error, OSError):
+            mend = "the file system failed, not the image: check the mount and run again"
+        else:
+            mend = "its container cannot be read: check that, not the image, and run again"
+        said = str(error) if isinstance(error, OSError) else reason_of(error)
+        return f"{self.images.root}: {self.images.keys[row]!r}: {said}; {mend}"
+
     def decode(self, row: int, data: bytes) -> Sample:
-        """Decode and transform one encoded image (no EXIF rotation, as in training)."""
-        with Image.open(io.BytesIO(data)) as encoded:
-            width, height = encoded.size
-            resized_w, resized_h = self.preprocessing.resized(width, height)
-            if resized_w * resized_h > MAX_RESIZED_PIXELS or min(resized_w, resized_h) < 1:
-                raise ValueError(
-                    f"{width} x {height} pixels would be resized to {resized_w} x {resized_h}; use --crop-mode squash"
-                )
-            image = encoded.convert("RGB")
-            orientation = orientation_of(encoded)
+        """Decode and transform one encoded image (no EXIF rotation, as in training).
+
+        Pillow's warnings (odd metadata, many pixels) are left out: they name no file, and where the user's `-W error`
+        makes errors of them, a readable image would be stored as unreadable.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as encoded:
+                width, height = encoded.size
+                resized_w, resized_h = self.preprocessing.resized(width, height)
+                if resized_w * resized_h > MAX_RESIZED_PIXELS or min(resized_w, resized_h) < 1:
+                    resized = f"{width} x {height} pixels would be resized to {resized_w} x {resized_h}"
+                    raise ValueError(f"{resized}; use --crop-mode squash")
+                image = encoded.convert("RGB")
+                orientation = orientation_of(encoded)
         pixels, view = self.transform(image), self.preprocessing.view(width, height)
         return Sample(row, pixels, (width, height), view, orientation, fingerprint_of_bytes(data))
 
@@ -124,41 +148,3 @@ class Decoder(torch.utils.data.Dataset[Sample]):
             error=[s.error for s in samples],
             fault=next((s.fault for s in samples if s.fault), ""),
         )
-
-
-class DecodingProcesses:
-    """Decodes batches ahead in worker processes, or in this one where `count` is 0."""
-
-    def __init__(self, decoder: Decoder, count: int, *, pin_memory: bool):
-        """`pin_memory`: for a GPU."""
-        self._decoder, self._count, self._pin_memory = decoder, count, pin_memory
-        self._processes: Sequence[BaseProcess] = ()
-
-    def batches(self, row_numbers: Iterator[range]) -> Iterator[Batch]:
-        """The batches of these rows, in order. Raises ImagesError where the file system fails."""
-        loader: DataLoader[Any] = DataLoader(
-            self._decoder,
-            batch_sampler=row_numbers,  # type: ignore[arg-type]  # ranges are lists enough
-            num_workers=self._count,
-            collate_fn=self._decoder.collate,
-            pin_memory=self._pin_memory,
-            worker_init_fn=partial(end_with_parent, os.getpid()),
-            multiprocessing_context=START_METHOD if self._count else None,
-        )
-        batches = iter(loader)
-        self._processes = getattr(batches, "_workers", ())
-        for batch in batches:
-            if batch.fault:
-                raise ImagesError(
-                    f"{batch.fault}; the file system failed, not the image: check the mount and run again"
-                )
-            yield batch
-
-    def refuse_dead(self, error: RuntimeError) -> None:
-        """Raise ExtractError if a process has ended otherwise than when told to; torch's own error says little."""
-        dead = [process for process in self._processes if process.exitcode not in (None, 0)]
-        if dead:
-            raise ExtractError(
-                f"{self._decoder.images.root}: expected decoding processes that live as long as the job, found one "
-                f"that ended with {dead[0].exitcode}: {error}; memory may be short: use fewer --workers"
-            ) from error

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from extract.job.processes.in_hand import Waiting
+from extract.job.processes.patience import spell_slow, told_of_slow
+from extract.job.processes.signals import Stopped
 from extract.job.progress import Progress, Report
 from extract.job.publisher import Publisher
 from extract.job.shard_queue import ShardQueue
@@ -33,9 +37,18 @@ class Rows(NamedTuple):
     top1: npt.NDArray[np.int32]
 
 
-# Called with the row numbers of the batches that are wanted, yields their rows in that order. It may ask for several
-# batches ahead, and adds the time that it takes to the progress.
-RowSource = Callable[[Iterator[range], Progress], Iterator[Rows]]
+class RowSource(Protocol):
+    """Where rows come from."""
+
+    def __call__(self, row_numbers: Iterator[range], progress: Progress, /) -> Iterator[Rows]:
+        """The rows of the batches that are wanted, in that order.
+
+        It may ask for several batches ahead, adds the time that it takes to the progress, and raises Stopped where a
+        stop signal ends its waiting.
+        """
+
+    def in_hand(self) -> Waiting | None:
+        """The image that it has been reading for longest; asked from another thread."""
 
 
 def fill_store(
@@ -50,12 +63,15 @@ def fill_store(
     head: Head | None = None,
     on_progress: Callable[[Progress], None],
     stop: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Report:
     """Create the store if need be, fill this worker's share of it, then help the others until no shard is missing.
 
     `earlier_keys`: those from before the last extension. `max_errors`: unreadable rows to accept; None: 0.1 % of all
-    rows, rounded up. Raises StoreMismatch where another configuration is stored, StoreError where it cannot be written,
-    ImagesError beyond `max_errors`, and what the source raises; published shards survive every one of these.
+    rows, rounded up. `say` is told of images that take long to read, and of what a stop found the job waiting for.
+
+    Raises StoreMismatch where another configuration is stored, StoreError where it cannot be written, ImagesError
+    beyond `max_errors`, and what the source raises; published shards survive every one of these.
     """
     create_store(store, header, earlier_keys)
     if head is not None:
@@ -65,9 +81,10 @@ def fill_store(
     queue = ShardQueue(store, header, worker)
     progress = Progress(queue.total(), confusion=Confusion(header.teacher_class))
     shards_written, started = 0, time.monotonic()
-    with Publisher(header, queue, progress.note) as publisher:
+    with Publisher(header, queue, progress.note) as publisher, _slow_are_told(source, publisher, say):
         while (first := queue.wait(stop)) is not None:
-            for rows in source(_row_numbers(header, queue, first, batch_size, progress), progress):
+            wanted = _row_numbers(header, queue, first, batch_size, progress)
+            for rows in _until_stopped(source(wanted, progress), say):
                 if stop():
                     break
                 progress.count(rows.batch, rows.top1)
@@ -78,6 +95,23 @@ def fill_store(
             publisher.flush()
     unfinished = queue.unfinished()
     return Report(progress, shards_written, not any(map(worker.owns, unfinished)), stopped=bool(unfinished))
+
+
+def _until_stopped(rows: Iterator[Rows], say: Callable[[str], None]) -> Iterator[Rows]:
+    try:
+        yield from rows
+    except Stopped as stopped:
+        say(f"stopped while {stopped}")
+
+
+def _slow_are_told(source: RowSource, publisher: Publisher, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """To the person at the terminal or its log, and by the claims to `tokenmix status`."""
+
+    def tell(waiting: Waiting) -> None:
+        publisher.tell_slow(waiting)
+        say(spell_slow(waiting))
+
+    return told_of_slow(source.in_hand, tell)
 
 
 def _row_numbers(header: Header, queue: ShardQueue, first: int, batch_size: int, progress: Progress) -> Iterator[range]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from extract.job.processes.in_hand import Waiting
 from extract.job.shard_queue import ShardQueue, retry_while_unreachable
 from store import Header, RowBatch
 from store.spec import Json
@@ -38,6 +39,14 @@ class Publisher:
         """Wait until all that is queued is on the disk. Raises what a write raised."""
         while self._pending:
             self._pending.popleft().result()
+
+    def tell_slow(self, waiting: Waiting) -> None:
+        """Leave word in our claims that an image takes too long; may be called from another thread.
+
+        Once: without further signs of life others take the shards over, for whom the image may be read at once.
+        """
+        note = {**self._note(), "waits_for": waiting.key[:500], "waits_s": round(waiting.seconds, 1)}
+        self._thread.submit(self._queue.leave, note)
 
     def _write(self, shard: int, rows: RowBatch, last: bool) -> None:
         if self._failed:  # rows queued behind a failed write belong to a shard that is not complete

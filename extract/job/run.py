@@ -18,8 +18,10 @@ from extract.errors import ImagesError
 from extract.images.image_list import ImageList
 from extract.images.same_files import require_same_files
 from extract.images.stored_order import ALL_COLUMNS, Earlier, columns_of, in_stored_order
-from extract.job.decoding import Batch, Decoder, DecodingProcesses
+from extract.job.decoding import Batch, Decoder
 from extract.job.fill import Rows, fill_store
+from extract.job.processes.in_hand import Waiting
+from extract.job.processes.pool import DecodingProcesses
 from extract.job.progress import Progress, Report
 from extract.job.row_batch import outputs_of, row_batch
 from extract.settings import JobOptions
@@ -37,6 +39,7 @@ def run_job(
     *,
     on_progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Fill this worker's share of the store, then help the others, until no shard is missing.
 
@@ -66,6 +69,7 @@ def run_job(
             head=None if head is None else Head(*(part.numpy() for part in head)),
             on_progress=on_progress,
             stop=stop,
+            say=say,
         )
     except RuntimeError as error:  # torch raises it wherever this process is when a decoding process dies
         if source.decoding is not None:
@@ -126,6 +130,10 @@ class _TeacherRows:
         for batch, maps in self._compute(decoded, progress):
             rows = row_batch(self._images, batch, maps, self._header)
             yield Rows(batch.rows[0], rows, rows.prediction)
+
+    def in_hand(self) -> Waiting | None:
+        """As `RowSource.in_hand`."""
+        return None if self.decoding is None else self.decoding.in_hand()
 
     def _decode(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Batch]:
         decoder = Decoder(self._images, self._teacher.preprocessing)

@@ -10,7 +10,10 @@ import torch
 
 from extract.errors import TeacherError
 from extract.images.image_list import ImageList
-from extract.job.decoding import Batch, Decoder, DecodingProcesses
+from extract.job.decoding import Batch, Decoder
+from extract.job.processes.patience import spell_slow, told_of_slow
+from extract.job.processes.pool import DecodingProcesses
+from extract.job.processes.signals import Stopped
 from extract.job.progress import Progress
 from extract.own_classes.spool import Spool
 from extract.settings import FitOptions, TeacherSpec
@@ -19,10 +22,6 @@ from extract.teacher.model import autocast, build_model, to_device
 from extract.teacher.preprocess import Normaliser, Preprocessing
 from extract.teacher.presets import on_this_machine
 from extract.teacher.weights import weights_digest
-
-
-class Stopped(Exception):  # noqa: N818 -- no error
-    """A stop was asked for."""
 
 
 class PooledFeatures:
@@ -58,6 +57,7 @@ def spool_features(
     *,
     on_progress: Callable[[Progress], None],
     stop: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> list[int]:
     """Put the features of all readable images into the spool, in order; returns the rows of these images.
 
@@ -69,20 +69,22 @@ def spool_features(
     count = min(options.decoding_processes, math.ceil(len(images) / options.batch_size))
     decoder = Decoder(images, pooled.preprocessing)
     decoding = DecodingProcesses(decoder, count, pin_memory=pooled.device.type == "cuda")
+    slow_are_told = told_of_slow(decoding.in_hand, lambda waiting: say(spell_slow(waiting)))
     try:
-        for batch in decoding.batches(_batches(len(images), options.batch_size)):
-            if stop():
-                raise Stopped
-            readable = [place for place, error in enumerate(batch.error) if not error]
-            features = pooled(batch.pixels)[readable]
-            _check_finite(features, images, batch, readable)
-            spool.append(features.numpy())
-            rows += [batch.rows[place] for place in readable]
-            named = zip((images.keys[row] for row in batch.rows), batch.error, strict=True)
-            progress.errors += [(key, reason) for key, reason in named if reason]
-            progress.done, progress.seconds = progress.done + len(batch.rows), time.monotonic() - started
-            progress.refuse_errors_beyond(allowed)
-            on_progress(progress)
+        with slow_are_told:
+            for batch in decoding.batches(_batches(len(images), options.batch_size)):
+                if stop():
+                    raise Stopped("computing features")
+                readable = [place for place, error in enumerate(batch.error) if not error]
+                features = pooled(batch.pixels)[readable]
+                _check_finite(features, images, batch, readable)
+                spool.append(features.numpy())
+                rows += [batch.rows[place] for place in readable]
+                named = zip((images.keys[row] for row in batch.rows), batch.error, strict=True)
+                progress.errors += [(key, reason) for key, reason in named if reason]
+                progress.done, progress.seconds = progress.done + len(batch.rows), time.monotonic() - started
+                progress.refuse_errors_beyond(allowed)
+                on_progress(progress)
     except RuntimeError as error:  # torch raises it wherever this process is when a decoding process dies
         decoding.refuse_dead(error)
         raise

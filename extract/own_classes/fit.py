@@ -19,8 +19,9 @@ import xxhash
 
 from extract.errors import ExtractError, ImagesError
 from extract.images.image_list import ImageList
+from extract.job.processes.signals import Stopped
 from extract.job.progress import Progress
-from extract.own_classes.features import PooledFeatures, Stopped, spool_features
+from extract.own_classes.features import PooledFeatures, spool_features
 from extract.own_classes.regression import Regression
 from extract.own_classes.spool import Spool
 from extract.settings import FitOptions, TeacherSpec
@@ -56,7 +57,7 @@ def fit_head_file(
     say(f"{len(images)} images, {len(images.class_names)} classes; {pooled.spec.name} on {pooled.device}")
     try:
         with Spool(output.absolute().parent) as spool:
-            rows = spool_features(images, pooled, spool, options, on_progress=on_progress, stop=stop)
+            rows = spool_features(images, pooled, spool, options, on_progress=on_progress, stop=stop, say=say)
             keys = [images.keys[row] for row in rows]
             head = _fit(spool, keys, images.labels[rows], images, pooled, options, _stopper(stop), say)
     except Stopped:
@@ -76,7 +77,7 @@ def _check(images: ImageList, output: Path) -> None:
 def _stopper(stop: Callable[[], bool]) -> Callable[[], None]:
     def check() -> None:
         if stop():
-            raise Stopped
+            raise Stopped("fitting")
 
     return check
 

@@ -51,6 +51,7 @@ def import_tree(
     *,
     on_progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Fill this worker's share of the store, then help the others; started again, it goes on.
 
@@ -74,6 +75,7 @@ def import_tree(
         max_errors=options.max_errors,
         on_progress=on_progress,
         stop=stop,
+        say=say,
     )
 
 

@@ -16,6 +16,8 @@ from extract.images.image_list import ImageList
 from extract.images.orientation import orientation_of
 from extract.job.decoding import reason_of
 from extract.job.fill import Rows
+from extract.job.processes.in_hand import InHand, Waiting
+from extract.job.processes.signals import stoppable
 from extract.job.progress import Progress
 from extract.published.torch_file import read_tensor
 from store import Header, RowBatch
@@ -32,14 +34,20 @@ class MapRows:
         """`paths`: of each image the file of its map."""
         self._images, self._paths, self._header = images, paths, header
         self._shape = (2, header.depth, *header.grid)
+        self._in_hand = InHand(images.keys, processes=0)
 
     def __call__(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Rows]:
         """Rows batch by batch; ImagesError where the file system fails."""
         for rows in row_numbers:
             started = time.monotonic()
-            batch = self._read(rows)
+            with stoppable(self._in_hand.__str__):
+                batch = self._read(rows)
             progress.read_s += time.monotonic() - started
             yield Rows(rows.start, batch, _most_frequent_first(batch))
+
+    def in_hand(self) -> Waiting | None:
+        """As `RowSource.in_hand`."""
+        return self._in_hand.longest()
 
     def _read(self, rows: range) -> RowBatch:
         maps = np.zeros((len(rows), *self._shape), np.float32)
@@ -47,11 +55,13 @@ class MapRows:
         orientation, fingerprint = np.zeros(len(rows), np.uint8), np.zeros(len(rows), np.uint64)
         errors = [""] * len(rows)
         for i, row in enumerate(rows):
+            self._in_hand.take(row)
             try:
                 sizes[i], orientation[i], fingerprint[i] = self._look_at_image(row)
                 maps[i] = self._map(row)
             except _RowFault as fault:
                 errors[i] = str(fault)
+        self._in_hand.put_down()
         payload = _payload(maps, errors, self._header)
         ok = np.array([not error for error in errors])
         view, made = np.zeros((len(rows), 4), np.float32), self._header.preprocessing

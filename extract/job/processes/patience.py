@@ -1,0 +1,44 @@
+"""Images that take too long: somebody is told, once for each, while the job goes on waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from extract.job.processes.in_hand import Waiting
+
+SLOW_S = 60.0  # no image takes so long to read and decode; a hung file system, a FIFO or a stuck decoder does
+LOOK_S = 1.0
+
+
+@contextmanager
+def told_of_slow(
+    in_hand: Callable[[], Waiting | None], tell: Callable[[Waiting], None], slow_s: float = SLOW_S
+) -> Iterator[None]:
+    """Within the block `tell` is called, in a thread of its own, when an image is in hand for longer than `slow_s`."""
+    end = threading.Event()
+
+    def look() -> None:
+        told = None
+        while not end.wait(min(LOOK_S, slow_s)):
+            waiting = in_hand()
+            if waiting is not None and waiting.seconds > slow_s and waiting.key != told:
+                told = waiting.key
+                tell(waiting)
+
+    thread = threading.Thread(target=look, name="patience", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(LOOK_S)  # it may be telling somebody who does not listen
+
+
+def spell_slow(waiting: Waiting) -> str:
+    """For a person."""
+    return (
+        f"{waiting.key!r}: expected to be read and decoded within seconds, has taken {waiting.seconds:.0f} s so far; "
+        "waiting: check the file and its file system"
+    )
