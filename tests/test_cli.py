@@ -143,7 +143,7 @@ def test_an_image_that_is_broken_now_is_named(maps: Path, images: Path, tmp_path
     shutil.copytree(images, broken)
     for photo in broken.glob("*/*"):
         photo.write_bytes(b"")
-    shown = tokenmix("show", maps, "--images", broken, "-o", tmp_path / "out.png")
+    shown = tokenmix("show", maps, "--images", broken, "-o", tmp_path / "out.png", "--copies")
     benched = tokenmix("bench", maps, "--images", broken, "--workers", 1, "--batch-size", 4)
     for result in (shown, benched):
         fails(result, "tokenmix: error: ", "cannot identify image file")
@@ -162,8 +162,9 @@ def test_show_refuses_images_that_were_turned_since(maps: Path, images: Path, tm
     for photo in turned.glob("*/*"):
         with Image.open(photo) as upright:
             upright.resize((90, 200)).save(photo)
-    result = tokenmix("show", maps, "--images", turned, "-o", tmp_path / "out.png")
-    fails(result, "expected an image of", "found 90 x 200")
+    show = ("show", maps, "--images", turned, "-o", tmp_path / "out.png")
+    fails(tokenmix(*show), "of 20 files compared 20 are not those that the maps were made from", "--copies")
+    fails(tokenmix(*show, "--copies"), "expected an image of", "found 90 x 200")
     assert not (tmp_path / "out.png").exists()
 
 

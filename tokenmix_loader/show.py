@@ -45,8 +45,8 @@ def draw_pairs(
 ) -> Image.Image:
     """A picture with one line per pair of images of different labels, in training crops.
 
-    `same_files`: as of MapDataset. Raises StoreMismatch where the images are not those that the maps were made from, StoreError where the
-    store cannot be read.
+    `same_files`: as of MapDataset. Raises StoreMismatch where the images are not those that the maps were made from,
+    StoreError where the store cannot be read.
     """
     maps = MapStore(store)
     rows = find_rows(images.keys, images.labels, maps)

@@ -36,6 +36,6 @@ def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int
         raise StoreMismatch(
             f"{store!r}: of {len(chosen)} files compared {len(other)} are not those that the maps were made "
             "from:\n" + "\n".join(other[:_EXAMPLES]) + "\n"
-            "Another split or version of the dataset needs maps of its own: extract them. If these are the same "
-            "pictures, only resized, compressed or saved anew, pass same_files=False (`tokenmix show --copies`)."
+            "Repair them if they are damaged; another split or version of the dataset needs maps of its own. If these "
+            "are the same pictures, only resized or saved anew, pass same_files=False (`tokenmix show --copies`)."
         )
