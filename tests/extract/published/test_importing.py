@@ -23,6 +23,7 @@ from extract.published.exporting import export_tree
 from extract.published.importing import import_tree
 from extract.settings import ImportOptions
 from store import MapStore, StoreError, StoreMismatch, verify
+from store.fingerprint import fingerprint_of_bytes
 from store.spec import shard_name
 
 GRID, TOP, CLASSES = (3, 4), 5, 12
@@ -278,3 +279,18 @@ def test_a_killed_import_goes_on(tree: Path, number: signal.Signals) -> None:
     for shard in range(30):
         ours, theirs = (tree / name / shard_name(shard) for name in ("killed", "whole"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_images_are_told_by_their_files(tree: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    turned = f"{NAMES[1]}/img_1.JPEG"
+    Image.new("RGB", (41, 30)).save(tree / "images" / turned, exif=exif)
+    store = run(tree)
+    expected = [fingerprint_of_bytes((tree / "images" / key).read_bytes()) for key in store.keys]
+    assert store.fingerprints.tolist() == expected
+    assert store.orientations.tolist() == [8 if key == turned else 1 for key in store.keys]
+    (tree / "store" / shard_name(0)).unlink()
+    Image.new("RGB", (41, 30), "red").save(tree / "images" / store.keys[20])
+    with pytest.raises(StoreMismatch, match="of 17 files compared 1 are not those that its maps were made from"):
+        fill(tree, "store", "tokenlabeling")
