@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tokenmix_loader.batch import ANY_STORE, NO_MAP, MapTarget
+from tokenmix_loader.batch import ANY_STORE, NO_MAP, NOT_FOLLOWED, MapTarget
 from tokenmix_loader.join.fingerprints import require_same_files
 from tokenmix_loader.join.orientation import turn_applied, turned_back, upright_size, warn_of_unknown_orientations
 from tokenmix_loader.join.rows import MISSING, check_size, match_rows, unreadable_at_extraction, warn_of_unreadable
@@ -92,12 +92,12 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
 
     @property
     def transform(self) -> TracedTransform:
-        """The traced transform; setting traces, and None leaves images as they are."""
+        """The traced transform; setting traces. None leaves images as they are, which cannot be mixed."""
         return self._transform
 
     @transform.setter
     def transform(self, transform: Any) -> None:
-        self._transform = trace(transform)
+        self._transform, self._follows = trace(transform), transform is not None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -115,6 +115,8 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         transformed, place = self._transform.placed(loaded)
         if turn != UPRIGHT:
             place = turned_back(place, turn)
+        if not self._follows:
+            place[6:] = NOT_FOLLOWED
         target: Any = int(self._labels[image]), int(self._rows[image]), place, int(self._stores[image])
         return transformed, MapTarget(*target)
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from xxhash import xxh3_64_intdigest
 
-from tokenmix_loader.batch import ANY_STORE, NO_MAP, MapTarget
+from tokenmix_loader.batch import ANY_STORE, NO_MAP, NOT_FOLLOWED, MapTarget
 from tokenmix_loader.join.orientation import turn_applied, turned_back, upright_size, warn_of_unknown_orientations
 from tokenmix_loader.join.rows import MISSING, OTHER_LABELS, check_size, find_rows
 from tokenmix_loader.join.source import as_image, naming
@@ -36,7 +36,7 @@ class MapJoin:
         """
         require_choice("MapJoin: missing", missing, MISSING)
         self._store, self._missing = open_store(store), missing
-        self._traced = trace(transform)
+        self._traced, self._follows = trace(transform), transform is not None
         keys = self._store.keys
         rows = find_rows(keys, self._store.labels, self._store)
         hashes = np.fromiter((_hash(key) for key in keys), np.uint64, len(keys))
@@ -69,6 +69,8 @@ class MapJoin:
         image, place = self._traced.placed(image)
         if turn != UPRIGHT:
             place = turned_back(place, turn)
+        if not self._follows:
+            place[6:] = NOT_FOLLOWED
         target: Any = int(label), row, place, ANY_STORE if row == NO_MAP else int(self._store.header.identities(row))
         return image, MapTarget(*target)
 
