@@ -8,12 +8,16 @@ import numpy as np
 import torch
 
 from tokenmix_loader.batch import NO_MAP, NOT_FOLLOWED, Box, Draw, Grid, MapTarget, TokenTargets
-from tokenmix_loader.compiled.door import warm_up
-from tokenmix_loader.mixing.settings import SOFT_SUPERVISIONS, MixSettings, check_settings
-from tokenmix_loader.scoring.guided_masks import GUIDES, guided_masks
+from tokenmix_loader.compiled.door import optimal_loops, warm_up
+from tokenmix_loader.mixing.guide import evidence_guide, saliency_guide
+from tokenmix_loader.mixing.optimal.comix import comix_sources
+from tokenmix_loader.mixing.optimal.puzzle import puzzle_sources
+from tokenmix_loader.mixing.settings import GUIDED, OPTIMAL, SOFT_SUPERVISIONS, MixSettings, check_settings
+from tokenmix_loader.scoring.guided_masks import guided_masks
 from tokenmix_loader.scoring.masks import draw_masks
 from tokenmix_loader.scoring.read_tokens import read_tokens, require_own_rows
 from tokenmix_loader.scoring.soft_labels import classes_of_outputs, read_soft_labels
+from tokenmix_loader.scoring.source_targets import source_targets
 from tokenmix_loader.scoring.targets import dense_targets, mix_targets
 from tokenmix_loader.shapes import require_grid, token_size
 from tokenmix_loader.store_access import MapStore, StoreMismatch
@@ -42,39 +46,39 @@ class Recipe:
         classes_of_outputs(store, self.num_classes)
 
     def tokens(self, store: MapStore, given: MapTarget) -> torch.Tensor:
-        """`read_tokens` of a batch on the CPU; nothing is read for targets by area."""
-        if self.settings.supervision == "area" and self.settings.kind not in GUIDES:
+        """`read_tokens` of a batch on the CPU; nothing is read for targets by area, unless masks follow the maps."""
+        followed = self.settings.kind in GUIDED and self.settings.saliency is None
+        if self.settings.supervision == "area" and not followed:
             return torch.zeros(len(given.row), *self.grid)
         return read_tokens(store, given, self.grid, self.settings.evidence)
 
     def mix(
         self,
         rng: np.random.Generator,
-        size: tuple[int, int],
+        images: torch.Tensor,
         store: MapStore,
         given: MapTarget,
         *,
         enabled: bool = True,
     ) -> tuple[Draw, Targets]:
-        """What to do with a batch of images of `size` (height, width) in px, and its targets, see `targets`.
+        """What to do with a batch of images [B, C, H, W], and its targets, see `targets`.
 
         Raises StoreMismatch for rows of another store, ValueError for images transformed where nobody followed.
         """
         if self.settings.kind != "cutmix":
-            token_size("TokenMix: images", size, self.grid)  # in every batch, not only in those that get a mask
+            # In every batch, not only in those that get a mask.
+            token_size("TokenMix: images", tuple(images.shape[2:]), self.grid)
         require_own_rows(store, given)  # also in those for which no map is read
         _require_followed(given)
         if not enabled:
             return Draw(), self.targets(Draw(), store, given)
-        tokens = self.tokens(store, given) if self.settings.kind in GUIDES else None
-        draw = self.draw(rng, len(given.label), size, tokens)
+        tokens = self.tokens(store, given) if self.settings.kind in GUIDED else None
+        draw = self.draw(rng, images, tokens)
         return draw, self.targets(draw, store, given, tokens)
 
-    def draw(
-        self, rng: np.random.Generator, batch: int, size: tuple[int, int], tokens: torch.Tensor | None = None
-    ) -> Draw:
-        """What chance decides for a batch of B images of `size` (height, width) in px; guides need `tokens`."""
-        chosen = self.settings
+    def draw(self, rng: np.random.Generator, images: torch.Tensor, tokens: torch.Tensor | None = None) -> Draw:
+        """What chance decides for a batch of images [B, C, H, W]; kinds that follow the maps need `tokens`."""
+        chosen, batch, size = self.settings, len(images), (images.shape[2], images.shape[3])
         if rng.random() >= chosen.prob:
             return Draw()
         if chosen.mixup_alpha > 0 and rng.random() >= chosen.switch_prob:
@@ -82,14 +86,36 @@ class Recipe:
         if chosen.kind == "cutmix":
             box = _draw_box(rng, size, rng.beta(chosen.cutmix_alpha, chosen.cutmix_alpha))
             return Draw(masks=_left_over(box, size, self.grid).expand(batch, *self.grid), box=box)
-        if tokens is not None and chosen.kind in GUIDES:
-            return Draw(masks=guided_masks(rng, tokens, chosen.kind, kept=chosen.kept))
+        if tokens is not None and chosen.kind in GUIDED:
+            return self._draw_guided(rng, images, tokens)
         return Draw(masks=draw_masks(rng, batch, self.grid, chosen))
+
+    def _draw_guided(self, rng: np.random.Generator, images: torch.Tensor, tokens: torch.Tensor) -> Draw:
+        chosen = self.settings
+        if chosen.saliency is None:
+            guide = evidence_guide(tokens, chosen.min_evidence)
+        else:
+            guide = saliency_guide(chosen.saliency, images, self.grid)
+        if chosen.kind == "puzzle":
+            return Draw(sources=puzzle_sources(rng, guide, images, chosen.puzzle, chosen.per))
+        if chosen.kind == "comix":
+            return Draw(sources=comix_sources(rng, guide, chosen.comix))
+        return Draw(masks=guided_masks(rng, guide, chosen.kind, kept=chosen.kept))
 
     def targets(self, draw: Draw, store: MapStore, given: MapTarget, tokens: torch.Tensor | None = None) -> Targets:
         """Targets of the mixed batch on the CPU, where `given` has to be: float32 [B, K], or `TokenTargets`."""
         if self.settings.supervision in SOFT_SUPERVISIONS:
             return self._soft_targets(draw, store, given)
+        if draw.sources is not None:
+            return source_targets(
+                self.tokens(store, given) if tokens is None else tokens,
+                draw.sources,
+                given.label,
+                self.num_classes,
+                smoothing=self.settings.label_smoothing,
+                min_evidence=self.settings.min_evidence,
+                supervision=self.settings.supervision,
+            )
         if draw.masks is None:
             shares = torch.full(given.label.shape, draw.share)
             return self._targets_by_area(shares, given)
@@ -133,6 +159,8 @@ def make_recipe(settings: MixSettings, num_classes: int, grid: Grid, store: MapS
     recipe = Recipe(num_classes, grid, settings)
     recipe.check(store)
     warm_up()
+    if settings.kind in OPTIMAL:
+        optimal_loops()
     return recipe
 
 
