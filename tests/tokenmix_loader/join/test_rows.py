@@ -1,11 +1,15 @@
+import tarfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 from timm.data import ImageDataset
+from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from store import ShardError, StoreError, StoreMismatch
@@ -75,6 +79,91 @@ def test_images_unreadable_at_extraction_are_named_once_and_scored_by_area(
     assert caught[0].filename == __file__
     rows = [dataset[i][1].row for i in range(len(dataset))]  # a second warning would be an error
     assert [store.keys[i] for i, row in enumerate(rows) if row == -1] == ["bee/img4.jpg", "cat/img5.jpg"]
+
+
+LOST, REPAIRED = "bee/img4.jpg", "cat/img5.jpg"
+
+
+@pytest.fixture
+def torn(images: Path, tmp_path: Path) -> Path:
+    """The same images, one of them cut off."""
+    root = tmp_path / "torn"
+    for key in keys_and_labels(images):
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_bytes((images / key).read_bytes()[: 400 if key == LOST else None])
+    return root
+
+
+def tarred(root: Path) -> ImageDataset:
+    with tarfile.open(root.with_suffix(".tar"), "w") as tar:
+        for folder in sorted(root.iterdir()):
+            tar.add(folder, folder.name)
+    return ImageDataset(str(root.with_suffix(".tar")))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        ImageFolder,
+        lambda root: ImageFolder(root, loader=lambda path: Image.open(path).convert("RGB")),
+        lambda root: ImageDataset(str(root)),
+        tarred,
+        lambda root: Subset(ImageFolder(root), range(30)),
+    ],
+    ids=["ImageFolder", "own loader", "timm folder", "timm tar", "Subset"],
+)
+def test_with_consent_images_that_still_cannot_be_read_are_left_out_and_said(
+    build: Callable[[Path], Any], torn: Path, make_store: StoreMaker
+) -> None:
+    rows = keys_and_labels(torn)
+    store = make_store(rows, unreadable=(LOST, REPAIRED))
+    inner = build(torn)
+    with pytest.warns(UserWarning, match="could not be read at extraction") as caught:
+        dataset = MapDataset(inner, store, missing="area")
+    repaired, lost = (str(warning.message) for warning in caught)
+    assert f"found 1 that could not be read at extraction: {REPAIRED}; they are scored by area" in repaired
+    assert f"found 1 that could not be read at extraction: {LOST}; they still cannot be read, and are left out" in lost
+    assert {warning.filename for warning in caught} == {__file__}
+    if hasattr(inner, "reader") and hasattr(inner.reader, "tar_state"):
+        assert inner.reader.tar_state.tf is None  # workers that are forked later would share its position
+    targets = [dataset[i][1] for i in range(29)]
+    assert len(dataset) == len(dataset.indices) == 29
+    keys = set(rows) - {LOST, REPAIRED}
+    assert sorted(store.keys[int(target.row)] for target in targets if target.row >= 0) == sorted(keys)
+    assert sum(int(target.row) == -1 for target in targets) == 1
+    if hasattr(inner, "reader") and hasattr(inner.reader, "tar_state"):
+        inner.reader.tar_state.tf.close()  # timm leaves it open
+
+
+def test_indices_say_which_samples_are_left(torn: Path, make_store: StoreMaker) -> None:
+    rows = keys_and_labels(torn)
+    folder = ImageFolder(torn)
+    with pytest.warns(UserWarning, match="left out until they are repaired"):
+        dataset = MapDataset(folder, make_store(rows, unreadable=(LOST,)), missing="area")
+    assert dataset.indices.tolist() == [i for i, key in enumerate(rows) if key != LOST]
+    for at, index in enumerate(dataset.indices.tolist()):
+        assert dataset[at][0] == folder[index][0]
+    with pytest.raises(IndexError):
+        dataset[29]
+
+
+def test_without_consent_an_image_that_still_cannot_be_read_ends_the_training(
+    torn: Path, make_store: StoreMaker
+) -> None:
+    rows = [*keys_and_labels(torn)]
+    with pytest.warns(UserWarning, match="scored by area"):
+        dataset = MapDataset(ImageFolder(torn), make_store(keys_and_labels(torn), unreadable=(LOST,)))
+    assert len(dataset) == 30
+    with pytest.raises(OSError, match=f"{LOST}: expected an image, found"):
+        dataset[rows.index(LOST)]
+
+
+def test_a_file_system_that_fails_is_no_unreadable_image(torn: Path, make_store: StoreMaker) -> None:
+    """Or each rank of a training might leave out others."""
+    folder = ImageFolder(torn)
+    (torn / LOST).unlink()
+    with pytest.raises(OSError, match="No such file or directory"):
+        MapDataset(folder, make_store(keys_and_labels(torn) | {LOST: 1}, unreadable=(LOST,)), missing="area")
 
 
 def test_images_without_a_map_are_not_called_unreadable(images: Path, make_store: StoreMaker) -> None:
