@@ -43,4 +43,7 @@ def _worker_lines(workers: Sequence[WorkerState]) -> Iterator[str]:
         if worker.state != "working":
             shards = ", ".join(map(str, worker.shards))
             speed = "" if worker.rate is None else f", {worker.rate:.1f} img/s"
-            yield f"  {worker.state}: {worker.host} pid {worker.pid}, shards {shards}, {worker.age_s:.0f} s ago{speed}"
+            seen = f"{worker.age_s:.0f} s ago"
+            if worker.waits_for is not None:
+                seen = f"reading {worker.waits_for!r} for {worker.waits_s:.0f} s"
+            yield f"  {worker.state}: {worker.host} pid {worker.pid}, shards {shards}, {seen}{speed}"

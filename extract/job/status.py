@@ -15,7 +15,7 @@ from extract.job.slurm import job_name
 from store import read_header, unreadable_rows
 from store.folder.claims import SILENT_S, Claim, list_shards
 from store.reading.predictions import read_predictions
-from store.spec import header_name
+from store.spec import Json, header_name
 
 WINDOW_S = 600.0  # the rate is that of the shards finished in the last so many seconds
 _SLURM_TIMEOUT_S = 5.0
@@ -28,12 +28,14 @@ class WorkerState:
     host: str
     pid: int
     shards: tuple[int, ...]
-    state: str  # working, slow, silent, dead
+    state: str  # working, slow, stuck, silent, dead
     age_s: float  # since its last sign of life
     rate: float | None  # img/s; None before the first sign
     share_read: float | None
     share_compute: float | None
     share_write: float | None
+    waits_for: str | None = None  # stuck: the key of an image that takes too long to read
+    waits_s: float | None = None  # for how long by now
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,31 @@ def _workers(claims: Iterable[Claim]) -> list[WorkerState]:
     by_process: dict[tuple[str, int], list[Claim]] = {}
     for claim in claims:
         by_process.setdefault((claim.host, claim.pid), []).append(claim)
-    notes = {process: _numbers(min(held, key=lambda claim: claim.age_s)) for process, held in by_process.items()}
-    rates = {process: note["done"] / note["seconds"] for process, note in notes.items() if note.get("seconds")}
+    notes = {process: min(held, key=lambda claim: claim.age_s).note() for process, held in by_process.items()}
+    numbers = {process: _numbers(note) for process, note in notes.items()}
+    rates = {process: note["done"] / note["seconds"] for process, note in numbers.items() if note.get("seconds")}
     usual = median(rates.values()) if rates else 0.0
-    return [_worker(held, notes[process], rates.get(process), usual) for process, held in by_process.items()]
+    return [
+        _worker(held, numbers[process], rates.get(process), usual, notes[process].get("waits_for"))
+        for process, held in by_process.items()
+    ]
 
 
-def _numbers(claim: Claim) -> dict[str, float]:
-    return {name: float(value) for name, value in claim.note().items() if isinstance(value, int | float)}
+def _numbers(note: Mapping[str, Json]) -> dict[str, float]:
+    return {name: float(value) for name, value in note.items() if isinstance(value, int | float)}
 
 
-def _worker(held: list[Claim], note: Mapping[str, float], rate: float | None, usual: float) -> WorkerState:
+def _worker(
+    held: list[Claim], note: Mapping[str, float], rate: float | None, usual: float, waits_for: Json
+) -> WorkerState:
     age_s = min(claim.age_s for claim in held)
     state = "working"
     if rate is not None and rate < usual / 2:
         state = "slow"
     if age_s > SILENT_S:
         state = "silent"
+    if waits_for is not None:
+        state = "stuck"
     if all(claim.dead for claim in held):
         state = "dead"
     shards = tuple(sorted(claim.shard for claim in held))
@@ -123,7 +133,8 @@ def _worker(held: list[Claim], note: Mapping[str, float], rate: float | None, us
     read, compute, write = (
         note[name] / seconds if seconds and name in note else None for name in ("read_s", "compute_s", "write_s")
     )
-    return WorkerState(held[0].host, held[0].pid, shards, state, age_s, rate, read, compute, write)
+    stuck = (str(waits_for), note.get("waits_s", 0.0) + age_s) if state == "stuck" else (None, None)
+    return WorkerState(held[0].host, held[0].pid, shards, state, age_s, rate, read, compute, write, *stuck)
 
 
 def _slurm_states(name: str) -> dict[str, int]:

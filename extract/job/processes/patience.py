@@ -13,17 +13,15 @@ LOOK_S = 1.0
 
 
 @contextmanager
-def told_of_slow(
-    in_hand: Callable[[], Waiting | None], tell: Callable[[Waiting], None], slow_s: float = SLOW_S
-) -> Iterator[None]:
-    """Within the block `tell` is called, in a thread of its own, when an image is in hand for longer than `slow_s`."""
+def told_of_slow(in_hand: Callable[[], Waiting | None], tell: Callable[[Waiting], None]) -> Iterator[None]:
+    """Within the block `tell` is called, in a thread of its own, when an image is in hand for longer than SLOW_S."""
     end = threading.Event()
 
     def look() -> None:
         told = None
-        while not end.wait(min(LOOK_S, slow_s)):
+        while not end.wait(LOOK_S):
             waiting = in_hand()
-            if waiting is not None and waiting.seconds > slow_s and waiting.key != told:
+            if waiting is not None and waiting.seconds > SLOW_S and waiting.key != told:
                 told = waiting.key
                 tell(waiting)
 
