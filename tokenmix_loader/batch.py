@@ -31,7 +31,7 @@ class MapTarget(NamedTuple):
     label: torch.Tensor
     row: torch.Tensor
     place: torch.Tensor
-    store: torch.Tensor | int = ANY_STORE
+    store: torch.Tensor = ANY_STORE  # type: ignore[assignment]  # a number will do, as for one image
 
     @property
     def affine(self) -> torch.Tensor:

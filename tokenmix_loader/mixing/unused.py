@@ -14,7 +14,7 @@ def say_if_unused(mixer: object) -> torch.Tensor:
 
     By logging, not by a warning: `mixer` may end while the interpreter does.
     """
-    used = torch.zeros(1, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+    used: torch.Tensor = torch.zeros(1, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
     weakref.finalize(mixer, _say_unless, used, type(mixer).__name__, os.getpid())
     return used
 

@@ -118,8 +118,8 @@ def test_the_epoch_may_be_said_before_each_as_to_a_sampler(dataset: MapDataset, 
 
 def test_shuffled_epochs_resume_without_it(dataset: MapDataset, store: MapStore) -> None:
     """Each batch comes once, so what was counted before the stop says nothing about it."""
-    sampler = DistributedSampler(dataset, 2, 0)
-    runs = []
+    sampler: DistributedSampler[Any] = DistributedSampler(dataset, 2, 0)
+    runs: list[Epochs] = []
     for epochs in (range(3), range(2, 3)):
         collate = make_collate(store)
         runs.append([])

@@ -266,7 +266,7 @@ NUMBERS = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothin
 @pytest.mark.parametrize("wrong", ["1", True, None])
 def test_other_types_than_numbers_are_refused_by_name(store: MapStore, name: str, wrong: object) -> None:
     """Texts, as from a file of settings, would fail in the first batch, in a worker, or compare as something else."""
-    value = wrong if name in NUMBERS else (wrong, wrong)
+    value: Any = wrong if name in NUMBERS else (wrong, wrong)
     with pytest.raises(TypeError, match=rf": {name}: expected .*, found .*{wrong!r}"):
         tokenmix(store, **{name: value})
 
@@ -279,8 +279,8 @@ def test_counts_are_whole_numbers(store: MapStore, setting: dict[str, Any]) -> N
 
 def test_numpy_s_numbers_are_numbers(store: MapStore) -> None:
     images, targets = batch()
-    ours = {"num_classes": 3, "grid": (6, 6), "kept": 0.25, "label_smoothing": 0.5, "min_tokens": 4}
-    theirs = {"num_classes": np.int64(3), "grid": np.array((6, 6)), "kept": np.float32(0.25),
+    ours: dict[str, Any] = {"num_classes": 3, "grid": (6, 6), "kept": 0.25, "label_smoothing": 0.5, "min_tokens": 4}
+    theirs: dict[str, Any] = {"num_classes": np.int64(3), "grid": np.array((6, 6)), "kept": np.float32(0.25),
               "label_smoothing": np.float16(0.5), "min_tokens": np.uint8(4)}  # fmt: skip
     for one, other in zip(tokenmix(store, **ours)(images, targets), tokenmix(store, **theirs)(images, targets)):  # noqa: B905
         assert torch.equal(one, other)

@@ -31,7 +31,7 @@ def stores(images: Path, make_store: StoreMaker) -> tuple[MapStore, MapStore]:
 
 
 def batches(images: Path, stores: tuple[MapStore, ...], **options: Any) -> Iterator[Any]:
-    dataset = ConcatDataset([MapDataset(ImageFolder(images), store, PIXELS) for store in stores])
+    dataset: ConcatDataset[Any] = ConcatDataset([MapDataset(ImageFolder(images), store, PIXELS) for store in stores])
     return iter(DataLoader(dataset, 8, **options))
 
 
