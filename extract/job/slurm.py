@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.errors import ExtractError
+from extract.settings.check import Checked
+
+# What of a job's environment would reach the jobs that are submitted from inside it, and is not theirs.
+_OF_THE_JOB_AROUND = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+_FINDS_THE_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+# Variables that would send output elsewhere, or make sbatch wait for the end of the array.
+_UNWANTED = ("SBATCH_ERROR", "SBATCH_INPUT", "SBATCH_WAIT")
+# Several spellings of one request: sbatch refuses some pairs, and adds others up.
+_SPELLINGS = {
+    ("--mem", "--mem-per-cpu", "--mem-per-gpu"): ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    ("--gpus", "--gpus-per-node", "--gpus-per-task", "--gres"): (
+        "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK", "SBATCH_GRES",
+    ),
+    ("--cpus-per-task", "--cpus-per-gpu"): ("SBATCH_CPUS_PER_TASK", "SBATCH_CPUS_PER_GPU"),
+}  # fmt: skip
 
 # What Slurm is told about the array, where the option is given.
 _DIRECTIVES = ("partition", "account", "qos", "time", "gpus", "cpus_per_task", "mem", "constraint")
 
+_DIRECTIVE = "#SBATCH "
 _SCRIPT = """\
 #!/bin/bash
 {directives}
+
+# Variables SBATCH_*, which some sites set, override these lines, so `tokenmix submit` repeats them on sbatch's command
+# line. By hand: sed -n 's/^#SBATCH //p' FILE | xargs sh -c 'sbatch "$@" FILE' sbatch
 
 # Before the time limit and at preemption Slurm warns this shell, which passes it on. A finished shard is kept.
 child= warned=
@@ -48,6 +69,7 @@ again=no
 [ "$status" -eq 75 ] && again=yes
 [ "$status" -gt 128 ] && [ -n "$warned" -o "${{SLURM_RESTART_COUNT:-0}}" -lt 3 ] && again=yes
 # A cancelled job is no longer running.
+unset "${{!SQUEUE_@}}"  # filters of the user's own
 if [ "$again" = yes ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -56,7 +78,7 @@ exit "$status"
 
 
 @dataclass(frozen=True)
-class SlurmOptions:
+class SlurmOptions(Checked):
     """What `tokenmix submit` asks of Slurm; None leaves it to the cluster's defaults."""
 
     tasks: int
@@ -108,7 +130,7 @@ def render_arrays(options: SlurmOptions, store: Path, arguments: Sequence[str], 
 def _render(options: SlurmOptions, store: Path, arguments: Sequence[str], first: int, count: int) -> str:
     command = " ".join([options.command or this_command(), "extract", *map(shlex.quote, arguments)])
     return _SCRIPT.format(
-        directives="\n".join(f"#SBATCH {line}" for line in _directives(options, store, count)),
+        directives="\n".join(f"{_DIRECTIVE}{line}" for line in _directives(options, store, count)),
         setup="\n".join(options.setup) or ":",
         first=first,
         total=options.tasks,
@@ -141,6 +163,36 @@ def _directive_path(folder: Path, pattern: str) -> str:
     return f'"{path}"' if re.search(r"\s", path) else path
 
 
+def arguments_of(script: str) -> list[str]:
+    """The options that a script gives sbatch, for its command line, whose word is the last.
+
+    Raises ExtractError where sbatch could not read them.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith("#"), script.splitlines())
+    given = [line.removeprefix(_DIRECTIVE) for line in lines if line.startswith(_DIRECTIVE)]
+    try:
+        return [word for line in given for word in shlex.split(line)]
+    except ValueError as error:
+        raise ExtractError(f"--sbatch-arg: expected an option with its quotes closed, found {error}") from error
+
+
+def environment_for(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What sbatch is to find in its environment, and the jobs in theirs.
+
+    The site's defaults stay, SBATCH_PARTITION for example. What goes: the variables of a job that `submit` is called
+    in, other spellings of what `arguments` give, and what would lead output elsewhere.
+    """
+    named = {word.partition("=")[0] for word in arguments}
+    dropped = set(_UNWANTED)
+    if "SLURM_JOB_ID" in environ:
+        dropped.update(_OF_THE_JOB_AROUND)
+    for options, variables in _SPELLINGS.items():
+        if named.intersection(options):
+            dropped.update(variables)
+    kept = {name: value for name, value in environ.items() if name not in dropped}
+    return {name: value for name, value in kept.items() if not name.startswith("SLURM") or name in _FINDS_THE_CLUSTER}
+
+
 def max_array_size() -> int | None:
     """The cluster's MaxArraySize; None where no Slurm answers."""
     if shutil.which("scontrol") is None:
@@ -157,7 +209,9 @@ def submit_arrays(scripts: Sequence[str], log_dir: Path) -> list[str]:
     log_dir.mkdir(parents=True, exist_ok=True)
     jobs: list[str] = []
     for script in scripts:
-        done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True)
+        arguments = arguments_of(script)
+        command, environ = ["sbatch", "--parsable", *arguments], environment_for(arguments, os.environ)
+        done = subprocess.run(command, input=script, capture_output=True, text=True, env=environ)
         if done.returncode:
             before = f"arrays {', '.join(jobs)} were submitted" if jobs else "nothing was submitted"
             raise ExtractError(f"sbatch: {done.stderr.strip()}; {before}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from extract.settings.check import Checked
 from extract.settings.worker import Worker
 
 # What `--kind` takes; a test holds it against the kinds that the store knows and those that a teacher can make.
@@ -15,7 +16,7 @@ DEFAULT_SHARD_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class TeacherSpec:
+class TeacherSpec(Checked):
     """Which teacher, with which weights and input, and what to make of its tokens; None: the model's own.
 
     Exactly one of `pretrained`, `checkpoint` and `random_weights` (a seed, for trying out) for a timm model.
@@ -43,7 +44,7 @@ class TeacherSpec:
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class JobOptions(Checked):
     """How to run; of these `dtype`, `shard_rows` and the keys are part of what is stored."""
 
     dtype: str = "float16"
@@ -59,7 +60,7 @@ class JobOptions:
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class FitOptions(Checked):
     """How a head of one's own is fitted."""
 
     class_weights: str = "balanced"  # every class counts the same; none: every image
@@ -71,7 +72,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(Checked):
     """How published maps are stored; None: as the format's files have it."""
 
     view: str | None = None
