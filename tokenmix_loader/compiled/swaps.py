@@ -126,7 +126,7 @@ def _put_problem(
         gains[i] = np.int64(np.rint((levels[i, 0] - levels[i, 1]) * per_unit)) if moving[i] else 0
         gains[n + i] = np.int64(np.rint((levels[i, 1] - levels[i, 2]) * per_unit)) if moving[i] else 0
         capacities[2 * i], capacities[2 * i + 1] = _NEVER, 0 if half else _NEVER
-    squared = np.int64(np.rint(min(weight / 4 * per_unit, 1.0 * _UNITS)))
+    squared = np.int64(np.rint(min(weight / 4, total) * per_unit))
     for e in range(count):
         i, j = pairs[e]
         value = squared if moving[i] and moving[j] else 0

@@ -157,7 +157,7 @@ def test_guided_masks_keep_exactly_their_count(kind: str, grid: tuple[int, int],
     masks = guided_masks(rng(seed), tokens, kind, kept=kept)
     count = math.floor(kept * (grid[0] * grid[1]) + 0.5)
     assert (masks.sum((1, 2)) == count).all()
-    if kind == "saliencymix" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the partner's peak is pasted
+    if kind == "saliencymix" and count < grid[0] * grid[1] and seed % 3:  # wherever it lies, the peak is pasted
         peaks = tokens.flip(0).flatten(1).argmax(1, keepdim=True)
         assert not masks.flatten(1).gather(1, peaks).any()
 

@@ -71,7 +71,8 @@ def place_distances(guide: torch.Tensor) -> Doubles:
     places = guide.flatten(1).argmax(dim=1).numpy()
     y, x = np.divmod(places, width)
     distances = np.abs(y - y[:, None]) / guide.shape[1] + np.abs(x - x[:, None]) / width
-    return distances * (len(places) / max(distances.sum(), np.finfo(float).tiny))
+    total = distances.sum()
+    return distances * (len(places) / total) if total > 0 else distances
 
 
 def mix_part(saliency: Doubles, shares: Doubles, distances: Doubles, chosen: CoMixSettings) -> Ints:

@@ -50,7 +50,7 @@ def best_levels(costs: Doubles, down: Doubles, right: Doubles, *, half: bool = T
     gains = np.rint(np.concatenate((first, second), axis=1) * per_unit).astype(np.int64)
     weights = np.concatenate((down.reshape(batch, -1), right.reshape(batch, -1)), axis=1)
     # What costs more than all levels together is never cut, however much more it is.
-    squared = np.rint((weights / 4 * per_unit).clip(max=_UNITS)).astype(np.int64)
+    squared = np.rint(np.minimum(weights / 4, total) * per_unit).astype(np.int64)
     graph = cut_graph(height, width)
     yes = minimum_cuts(graph, _capacities(squared, height * width, half), gains)
     return LEVELS[yes.reshape(batch, 2, height, width).sum(axis=1)]
