@@ -67,7 +67,7 @@ def test_what_is_skipped_is_counted_with_an_example(tmp_path: Path) -> None:
 
 
 def test_keys_and_suffixes_are_cut_as_webdataset_cuts_them(tmp_path: Path) -> None:
-    names = ["a/0.jpg", "b.c/1.jpg", "./2.jpg", "d/3.x.jpg", ".4.jpg", "F.JPG"]
+    names = ["a/0.jpg", "b.c/1.jpg", "./2.jpg", "d/3.x.jpg", ".4.jpg", ".jpg", "F.JPG"]
     images, _ = listed(tmp_path, dict.fromkeys(names, JPG) | {f"{n.rpartition('.')[0]}.cls": b"0" for n in names})
     theirs = [base_plus_ext(name) for name in names]
     assert list(images.keys) == [key for key, suffix in theirs if key and suffix.lower() == "jpg"]
