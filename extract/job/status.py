@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -150,7 +151,9 @@ def _answer(*command: str) -> list[str]:
     if shutil.which(command[0]) is None:
         return []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SLURM_TIMEOUT_S)
+        # without the user's own filters and formats
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SLURM_TIMEOUT_S, env=environ)
     except subprocess.TimeoutExpired:
         return []
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []

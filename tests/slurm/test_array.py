@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.job.slurm import job_name
+from extract.job.slurm import SlurmOptions, job_name, log_folder, render_arrays, submit_arrays
 from extract.job.status import read_status
 from recipes.context_digits.generate import generate
 from store import read_header, verify
@@ -133,6 +134,52 @@ def test_cancelled_tasks_stay_away(submit: Submit, expected: dict[str, bytes], t
     assert finished.items() < expected.items()
     submit(3)
     check(store, expected)
+
+
+OPTIONS = SlurmOptions(1, time="4:00:00", mem="300M", cpus_per_task=1, sbatch_args=("--begin=now+1hour",))
+HOSTILE = {
+    "SBATCH_TIMELIMIT": "1:0:0", "SBATCH_MEM_PER_NODE": "100M", "SBATCH_MEM_PER_CPU": "100M", "SBATCH_NO_REQUEUE": "1",
+    "SBATCH_ARRAY_INX": "0-3", "SBATCH_ERROR": "/dev/null", "SBATCH_OUTPUT": "/dev/null", "SBATCH_SIGNAL": "KILL@1",
+    "SBATCH_OPEN_MODE": "truncate", "SBATCH_WAIT": "1", "SBATCH_EXPORT": "NONE", "SBATCH_PARTITION": "high",
+}  # fmt: skip
+
+
+def submitted(store: Path, options: SlurmOptions) -> str:
+    """What Slurm says of an array, before it is cancelled."""
+    (job,) = submit_arrays(render_arrays(options, store, []), log_folder(options, store))
+    said = output_of("scontrol", "show", "job", job)
+    output_of("scancel", job)
+    return said
+
+
+def test_variables_of_the_site_override_nothing(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what was not given: the partition."""
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    said = submitted(tmp_path / "maps", OPTIONS)
+    for expected in ("TimeLimit=04:00:00", "MinMemoryNode=300M", "Requeue=1", "ArrayTaskId=0", "Partition=high"):
+        assert re.search(rf"\b{expected}\s", said), said
+    assert set(re.findall(r"Std(?:Err|Out)=(\S+)/", said)) == {f"{tmp_path}/maps.logs"}
+
+
+SUBMIT = """\
+from pathlib import Path
+from extract.job.slurm import SlurmOptions, log_folder, render_arrays, submit_arrays
+store = Path({store!r})
+options = SlurmOptions(1, mem="300M", setup=(f"env >{{store}}.env",), command="true")
+submit_arrays(render_arrays(options, store, []), log_folder(options, store))
+"""
+
+
+def test_submission_from_inside_a_job(slurm: Path, tmp_path: Path) -> None:
+    """What belongs to the job around does not reach the array."""
+    around = ["srun", "--ntasks=1", "--cpus-per-task=2", "--mem-per-cpu=50M", "--export=ALL,SLURM_RESTART_COUNT=5"]
+    output_of(*around, sys.executable, "-c", SUBMIT.format(store=str(tmp_path / "maps")))
+    environ = tmp_path / "maps.env"
+    wait_until(lambda: not tasks_of(tmp_path / "maps"), 60, "the array")
+    found = dict(line.partition("=")[::2] for line in environ.read_text().splitlines())
+    assert found["SLURM_MEM_PER_NODE"] == "300"
+    assert found.keys().isdisjoint({"SLURM_MEM_PER_CPU", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"})
 
 
 def log_text(store: Path) -> str:

@@ -22,8 +22,8 @@ from extract.errors import ExtractError, ImagesError, TeacherError
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
 from extract.job.decoding import Decoder
-from extract.job.progress import Progress
 from extract.job.processes.signals import stop_on_signals
+from extract.job.progress import Progress
 from extract.settings.worker import Worker
 from extract.teacher.protocol import Maps, Pending
 from extract.teacher.timm_teacher import TimmTeacher
