@@ -45,7 +45,8 @@ def best_swaps(
                     shown, moved = changed, True
         if not moved:
             break
-    return shown.reshape(height, width, 2)
+    found: Ints = shown.reshape(height, width, 2)
+    return found
 
 
 @njit_cached
@@ -72,7 +73,8 @@ def _neighbours(height: int, width: int) -> Ints:
         if i % width < width - 1:
             pairs[count] = i, i + 1
             count += 1
-    return pairs[:count]
+    found: Ints = pairs[:count]
+    return found
 
 
 @njit_cached
@@ -139,7 +141,8 @@ def _put_problem(
 @njit_cached
 def _changed(shown: Ints, moving: Bools, yes: Bools, k: int, m: int) -> Ints:
     """What blocks show after the move: the larger number last, as in `mixing.optimal.swaps`."""
-    n, changed = len(shown), shown.copy()
+    n = len(shown)
+    changed: Ints = shown.copy()
     for i in range(n):
         if moving[i]:
             changed[i, 0] = k if yes[n + i] else m

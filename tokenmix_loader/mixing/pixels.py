@@ -60,17 +60,17 @@ def mix_sources(images: torch.Tensor, sources: TokenSources) -> torch.Tensor:
         parts = as_array(sources.image, np.int64), as_array(sources.token, np.int64)
         loops.mix_sources(images.numpy(), *parts, as_array(sources.weight, np.float32), mixed.numpy())
         return mixed
+    batch, channels, (gh, gw) = *images.shape[:2], sources.image.shape[2:]
     # Each token [C, rows, columns], numbered over the batch.
-    parted = images.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
-    batch, gh, gw = parted.shape[:3]
-    tokens = parted.reshape(batch * gh * gw, *parted.shape[3:])
+    parted = images.reshape(batch, channels, gh, rows, gw, columns).permute(0, 2, 4, 1, 3, 5)
+    tokens = parted.reshape(batch * gh * gw, channels, rows, columns)
     sums = torch.zeros_like(tokens, dtype=torch.float32 if images.dtype == torch.uint8 else images.dtype)
     for image, token, weight in zip(*(part.unbind(1) for part in sources), strict=True):
         chosen = (image * (gh * gw) + token).flatten().to(images.device, non_blocking=True)
         share = weight.flatten().to(images.device, sums.dtype, non_blocking=True)
         sums += tokens[chosen] * share[:, None, None, None]
     sums = sums.round() if images.dtype == torch.uint8 else sums
-    mixed = sums.to(images.dtype).view(batch, gh, gw, *tokens.shape[1:]).permute(0, 3, 1, 4, 2, 5)
+    mixed = sums.to(images.dtype).view(batch, gh, gw, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
     return torch.empty_like(images).copy_(mixed.reshape(images.shape))
 
 

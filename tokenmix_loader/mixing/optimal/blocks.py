@@ -34,7 +34,8 @@ def block_counts(where: str, chosen: int | Sequence[int] | None, grid: Grid) -> 
 
 def pool_saliency(guide: torch.Tensor, blocks: int) -> Doubles:
     """What tokens [B, gh, gw] >= 0 hold in each of b x b blocks: shares [B, b, b], equal ones where that is nothing."""
-    sums = guide.unflatten(2, (blocks, -1)).unflatten(1, (blocks, -1)).double().sum(dim=(2, 4))
+    batch, gh, gw = guide.shape
+    sums = guide.double().reshape(batch, blocks, gh // blocks, blocks, gw // blocks).sum(dim=(2, 4))
     total = sums.sum(dim=(1, 2), keepdim=True)
     shares: Doubles = torch.where(total > 0, sums / total, 1 / blocks**2).numpy()
     return shares

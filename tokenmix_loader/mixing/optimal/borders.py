@@ -49,7 +49,8 @@ def _measure(images: torch.Tensor, blocks: int, scale: torch.Tensor) -> list[Dou
     pixels = above.shape[3] // blocks * (images.shape[3] // above.shape[3]) * min(_POOL, images.shape[2] // blocks)
     found = []
     for other in (below, below.flip(0)):
-        sums = (above - other).abs_().unflatten(3, (blocks, -1)).sum(dim=4, dtype=torch.float32).cpu()
+        steps = (above - other).abs_().reshape(*above.shape[:3], blocks, -1)
+        sums = steps.sum(dim=4, dtype=torch.float32).cpu()
         found.append((sums * scale[:, None, None]).mean(dim=1).double().div_(pixels).numpy())
     return found
 

@@ -70,9 +70,10 @@ def place_distances(guide: torch.Tensor) -> Doubles:
     _, _, width = guide.shape
     places = guide.flatten(1).argmax(dim=1).numpy()
     y, x = np.divmod(places, width)
-    distances = np.abs(y - y[:, None]) / guide.shape[1] + np.abs(x - x[:, None]) / width
-    total = distances.sum()
-    return distances * (len(places) / total) if total > 0 else distances
+    distances: Doubles = np.abs(y - y[:, None]) / guide.shape[1] + np.abs(x - x[:, None]) / width
+    if (total := distances.sum()) > 0:
+        distances *= len(places) / total
+    return distances
 
 
 def mix_part(saliency: Doubles, shares: Doubles, distances: Doubles, chosen: CoMixSettings) -> Ints:
@@ -122,7 +123,8 @@ class _Problem:
     def costs(self, j: int, others: Doubles) -> Doubles:
         """Of inputs in the blocks of output j, [m, b, b]; `others` [m]: how many blocks of other outputs show each."""
         overlap = self._gamma * np.maximum(self._least, self._alike @ others)
-        return (self._prior[j] + overlap)[:, None, None] - self._saliency
+        costs: Doubles = (self._prior[j] + overlap)[:, None, None] - self._saliency
+        return costs
 
     def own_energy(self, j: int, contents: Ints) -> float:
         """What contents [b, b, 2] of output j cost by themselves."""

@@ -53,7 +53,8 @@ def best_levels(costs: Doubles, down: Doubles, right: Doubles, *, half: bool = T
     squared = np.rint(np.minimum(weights / 4, total) * per_unit).astype(np.int64)
     graph = cut_graph(height, width)
     yes = minimum_cuts(graph, _capacities(squared, height * width, half), gains)
-    return LEVELS[yes.reshape(batch, 2, height, width).sum(axis=1)]
+    levels: Doubles = LEVELS[yes.reshape(batch, 2, height, width).sum(axis=1)]
+    return levels
 
 
 def _capacities(squared: Ints, blocks: int, half: bool) -> Ints:

@@ -118,8 +118,8 @@ def _sources(levels: Doubles, origins: Ints, grid: Grid) -> TokenSources:
     (gh, gw), own = grid, torch.arange(batch)
     image = torch.stack((own, own.flip(0)), dim=1)[:, :, None, None].expand(batch, 2, gh, gw)
     weight = torch.from_numpy(np.stack((levels, 1 - levels), axis=1).astype(np.float32))
-    row, column = np.divmod(origins.reshape(batch, 2, blocks, blocks), blocks)
-    row, column = (to_tokens(torch.from_numpy(part), grid) for part in (row, column))
+    parts = np.divmod(origins.reshape(batch, 2, blocks, blocks), blocks)
+    row, column = (to_tokens(torch.from_numpy(part), grid) for part in parts)
     rows, columns = gh // blocks, gw // blocks
     y = row * rows + (torch.arange(gh) % rows)[:, None]
     x = column * columns + torch.arange(gw) % columns

@@ -66,7 +66,7 @@ def _distance(contents: Ints, others: Ints) -> Doubles:
 
 def _swap(costs: Doubles, contents: Ints, weight: float, pair: tuple[int, int], half: bool) -> Ints | None:
     """`contents` after the best move of two inputs; None where it would not help."""
-    moving = np.isin(contents, pair).all(axis=2)
+    moving: Bools = np.all(np.isin(contents, pair), axis=2)
     if not moving.any():
         return None
     k, m = pair

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,10 @@ from tokenmix_loader.mixing.optimal.comix import batch_energy, comix_sources, mi
 
 SEEDS = st.integers(0, 2**32 - 1)
 CHOSEN = CoMixSettings()
+Doubles = npt.NDArray[np.float64]
 
 
-def part(seed: int, inputs: int, blocks: int) -> tuple[npt.NDArray[np.float64], ...]:
+def part(seed: int, inputs: int, blocks: int) -> tuple[Doubles, Doubles, Doubles]:
     rng = np.random.default_rng(seed)
     guide = rng.gamma(0.5, size=(inputs, blocks, blocks))
     distances = place_distances(torch.from_numpy(guide))
@@ -104,6 +106,6 @@ def test_compiled_and_scipy_find_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         ({"blocks": 3}, "blocks: expected divisors of the 4 x 4 grid, 2, 4, found 3"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        comix_sources(np.random.default_rng(0), blobs(0, 2, (4, 4)), CoMixSettings(**settings))  # type: ignore[arg-type]
+        comix_sources(np.random.default_rng(0), blobs(0, 2, (4, 4)), CoMixSettings(**settings))

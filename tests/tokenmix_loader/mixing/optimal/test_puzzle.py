@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,13 @@ from tokenmix_loader.mixing.optimal.puzzle import border_costs, puzzle_sources
 from tokenmix_loader.mixing.optimal.transport import best_origins, squared_distances
 
 SEEDS = st.integers(0, 2**32 - 1)
-PLAIN = {"beta": 0.0, "gamma": 0.0, "eta": 0.0, "xi": 0.0}
+PLAIN: dict[str, Any] = {"beta": 0.0, "gamma": 0.0, "eta": 0.0, "xi": 0.0}
 
 
-def draw(guide: torch.Tensor, seed: int = 0, per: str = "batch", **settings: float) -> TokenSources:
+def draw(guide: torch.Tensor, seed: int = 0, per: str = "batch", **settings: Any) -> TokenSources:
     batch, gh, gw = guide.shape
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, 3, 4 * gh, 4 * gw), np.uint8)
-    chosen = PuzzleSettings(**settings)  # type: ignore[arg-type]
-    return puzzle_sources(np.random.default_rng(seed), guide, torch.from_numpy(pixels), chosen, per)
+    return puzzle_sources(np.random.default_rng(seed), guide, torch.from_numpy(pixels), PuzzleSettings(**settings), per)
 
 
 def guides(seed: int, batch: int = 4, grid: tuple[int, int] = (6, 6)) -> torch.Tensor:
@@ -31,9 +31,9 @@ def guides(seed: int, batch: int = 4, grid: tuple[int, int] = (6, 6)) -> torch.T
 @given(SEEDS, st.sampled_from([2, 3, 6]))
 def test_without_beta_and_eta_every_block_shows_where_more_is(seed: int, blocks: int) -> None:
     guide = guides(seed)
-    pooled = guide.unflatten(2, (blocks, -1)).unflatten(1, (blocks, -1)).sum(dim=(2, 4))
-    pooled /= pooled.sum(dim=(1, 2), keepdim=True)
     side = 6 // blocks
+    pooled = guide.reshape(4, blocks, side, blocks, side).sum(dim=(2, 4))
+    pooled /= pooled.sum(dim=(1, 2), keepdim=True)
     expected = (pooled >= pooled.flip(0)).repeat_interleave(side, 1).repeat_interleave(side, 2).float()
     found = draw(guide, seed, blocks=blocks, **PLAIN)
     torch.testing.assert_close(found.weight[:, 0], expected)
@@ -99,7 +99,7 @@ def test_a_hidden_object_moves_to_where_its_image_is_shown() -> None:
     moved = (found.token[0, 1] == 5).nonzero().flatten().tolist()  # where the partner's block at (1, 1) went
     assert moved != [1, 1]
     assert abs(moved[0] - 1) + abs(moved[1] - 1) == 1
-    assert found.weight[(0, 1, *moved)] == 1
+    assert found.weight[0, 1, moved[0], moved[1]] == 1
     assert found.image[:, 0, 0, 0].tolist() == [0, 1]
     assert found.image[:, 1, 0, 0].tolist() == [1, 0]
 
@@ -125,18 +125,18 @@ def test_an_image_that_is_its_own_partner_stays_as_it_is() -> None:
 
 def test_one_share_for_all_or_one_each() -> None:
     uniform = torch.ones(40, 6, 6)
-    assert len(draw(uniform, 3, gamma=0.0).weight[:, 0].unique()) == 1
-    assert len(draw(uniform, 3, per="sample", gamma=0.0).weight[:, 0].unique()) == 3
+    assert len(set(draw(uniform, 3, gamma=0.0).weight[:, 0].flatten().tolist())) == 1
+    assert len(set(draw(uniform, 3, per="sample", gamma=0.0).weight[:, 0].flatten().tolist())) == 3
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
 @pytest.mark.parametrize("kind", ["uint8", "float"])
 def test_borders_are_what_a_loop_over_pixels_says(blocks: int, kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 24), np.uint8)
-    std = np.array((0.2, 0.3, 0.4))
+    std = (0.2, 0.3, 0.4)
     images = torch.from_numpy(pixels)
     if kind == "float":
-        images = (images / 255 - 0.5) / torch.tensor(std).float()[:, None, None]
+        images = (images / 255 - 0.5) / torch.tensor(std)[:, None, None]
     below, beside = measure_borders(images, blocks, std)
     pooled = pixels.reshape(3, 3, 8, 2, 12, 2).mean(axis=(3, 5)) / 255
     high, wide = 8 // blocks, 12 // blocks
@@ -169,7 +169,7 @@ def test_the_border_terms_are_exact_for_masks_of_two_levels(seed: int) -> None:
                 pairs, ((0, 0), (0, 1)) if border is down else ((0, 0), (1, 0)), strict=True
             ):
                 part = border.own if z[first] == z[second] else border.cross
-                direct += part[(0 if z[first] else 1, *at)]
+                direct += part[0 if z[first] else 1][at]
         terms = np.take_along_axis(costs, 2 * z[None], axis=0).sum()
         terms += (down.excess()[0] * np.diff(z, axis=0) ** 2).sum() + (
             right.excess()[0] * np.diff(z, axis=1) ** 2
@@ -201,7 +201,7 @@ def test_gamma_moves_a_border_to_where_pixels_fit() -> None:
         ({"blocks": ()}, "blocks: expected divisors"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(guides(0), **settings)
 
