@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import sys
 import time
@@ -14,8 +15,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-import extract as calls
-from extract.command_line.options import (
+
+def _refuse_others() -> None:
+    """End where a package of ours is another of that name: of the folder that the command runs in, or of PYTHONPATH."""
+    for name in ("extract", "store", "tokenmix_loader"):
+        spec = importlib.util.find_spec(name)  # finds it without running it
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        found = next((Path(place).resolve() for place in places if place), None)
+        if found != Path(__file__).resolve().parent / name / "__init__.py":
+            raise SystemExit(
+                f"tokenmix: error: expected the package `{name}` of tokenmix-maps beside {__file__}, found "
+                f"{found or 'none'}; run from another folder, rename that one, or take its folder out of PYTHONPATH"
+            )
+
+
+_refuse_others()
+
+import extract as calls  # noqa: E402 -- not before it is known to be ours
+from extract.command_line.options import (  # noqa: E402
     CLASS_MAP,
     EXTEND,
     HEAD,
@@ -25,12 +42,14 @@ from extract.command_line.options import (
     PATH,
     STORE,
     WORKER,
+    even,
     fit_options,
     import_options,
     job_options,
+    picture_path,
     slurm_options,
 )
-from extract.command_line.terminal import (
+from extract.command_line.terminal import (  # noqa: E402
     describe_header,
     describe_report,
     let_openmp_sleep,
@@ -278,7 +297,8 @@ def info(store: Path, as_json: bool) -> None:
 @main.command()
 @STORE
 @ORIGINAL_IMAGES
-@click.option("-o", "--output", type=PATH, required=True, help="The PNG to write.")
+@click.option("-o", "--output", type=PATH, required=True, callback=picture_path,
+              help="The picture to write, .png or another format, by its ending.")  # fmt: skip
 @click.option("--pairs", type=click.IntRange(1, 20), default=4, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--evidence", type=click.Choice(["auto", "logit", "contrast"]), default="auto", show_default=True)
@@ -294,15 +314,15 @@ def show(
 
         picture = draw_pairs(list_images(images, store=store), store, pairs, seed, evidence, mask_kind,
                              same_files=not copies)  # fmt: skip
-        picture.save(output, format="PNG")
+        picture.save(output, quality=95)  # of those formats that have one
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
 
 
 @main.command()
 @STORE
 @ORIGINAL_IMAGES
-@click.option("--samples", type=click.IntRange(1), default=1024, show_default=True, help="Images per pass.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--samples", type=click.IntRange(2), default=1024, show_default=True, help="Images per pass.")
+@click.option("--batch-size", type=click.IntRange(2), default=128, show_default=True, callback=even)
 @click.option("--workers", type=click.IntRange(0), default=4, show_default=True, help="Loading processes.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Passes of each kind; medians.")
 def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int, rounds: int) -> None:

@@ -6,7 +6,7 @@ The same maps in every format. Warm: the readers take turns at random rows, roun
 are compared, with one `os.pread` of a map's bytes from a plain file as the unit. Cold: the files' pages are dropped,
 which mincore confirms, then one batch of random rows is read; folders and inodes stay cached, which favours many small
 files. Written: the whole, against one write and fsync of the maps' bytes; only ours and the plain file are synced.
-WebDataset reads in the order of its files. What is not installed is left out: `pip install 'tokenmix-maps[bench]'`.
+WebDataset reads in the order of its files. What is not installed is left out: `pip install '.[bench]'`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The commands as a user meets them: real runs on real photographs, and what each mistake says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from recipes.context_digits.generate import generate
 from store import MapStore
 
 TEACHER = ["--teacher", "test_resnet", "--random-weights", "0", "--num-classes", "10", "--input-size", "64"]
+ROOT = Path(__file__).parents[1]
 QUICK = [*TEACHER, "--workers", "0", "--shard-size", "8", "--device", "cpu"]
 
 
@@ -137,6 +139,34 @@ def test_show_writes_a_picture(maps: Path, images: Path, tmp_path: Path) -> None
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "again.png").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "found"), [("a.jpg", "JPEG"), ("a.WEBP", "WEBP"), ("a.tif", "TIFF")])
+def test_show_writes_the_format_that_the_name_says(
+    name: str, found: str, maps: Path, images: Path, tmp_path: Path
+) -> None:
+    assert tokenmix("show", maps, "--images", images, "-o", tmp_path / name, "--pairs", 1).exit_code == 0
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == found
+
+
+@pytest.mark.parametrize(("name", "why"), [("out", "no ending"), ("out.txt", ".txt"), ("no/out.png", "no folder")])
+def test_show_refuses_a_name_before_it_works(name: str, why: str, maps: Path, images: Path, tmp_path: Path) -> None:
+    fails(tokenmix("show", maps, "--images", images, "-o", tmp_path / name), why, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["extract", "store", "tokenmix_loader"])
+def test_a_module_of_the_users_own_that_is_called_like_ours(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text("raise AssertionError('must not run')")
+    command = [sys.executable, "-m", "cli", "info", "maps"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"expected the package `{name}` of tokenmix-maps beside {ROOT / 'cli.py'}" in done.stderr
+    assert f"found {tmp_path / name}.py; run from another folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_image_that_is_broken_now_is_named(maps: Path, images: Path, tmp_path: Path) -> None:
     """In this process, and in one that decodes, whose traceback would be of no use."""
     broken = tmp_path / "images"
@@ -146,7 +176,15 @@ def test_an_image_that_is_broken_now_is_named(maps: Path, images: Path, tmp_path
     shown = tokenmix("show", maps, "--images", broken, "-o", tmp_path / "out.png", "--copies")
     benched = tokenmix("bench", maps, "--images", broken, "--workers", 1, "--batch-size", 4)
     for result in (shown, benched):
-        fails(result, "tokenmix: error: ", "cannot identify image file")
+        fails(
+            result, "tokenmix: error: '", ".jpg': expected an image that can be decoded", "no image format that Pillow"
+        )
+        assert result.output.count("\n") == 1
+
+
+def test_bench_mixes_pairs(maps: Path, images: Path) -> None:
+    for batch in (3, 1):
+        fails(tokenmix("bench", maps, "--images", images, "--batch-size", batch), "--batch-size", code=2)
 
 
 def test_show_refuses_other_images(maps: Path, tmp_path: Path) -> None:
@@ -179,7 +217,7 @@ def test_reading_an_unfinished_store(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["verify"], ["info"], ["show", "--images", "x", "-o", "y"], ["bench", "--images", "x"]]
+    "command", [["verify"], ["info"], ["show", "--images", "x", "-o", "y.png"], ["bench", "--images", "x"]]
 )
 def test_no_store_there(command: Sequence[str], tmp_path: Path, images: Path) -> None:
     given = [images if part == "x" else part for part in command]

@@ -17,9 +17,9 @@ from timm.data import FastCollateMixup, create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tokenmix_loader.join.dataset import MapDataset
-from tokenmix_loader.join.original_images import Images, Ints, require_readable
+from tokenmix_loader.join.original_images import Images, Ints, read_photograph, require_readable
 from tokenmix_loader.mixing.collate import TokenMixCollate
-from tokenmix_loader.store_access import STATUS_OK, MapStore
+from tokenmix_loader.store_access import STATUS_OK, MapStore, StoreError
 
 INPUT_PX, GRID = 224, (14, 14)
 
@@ -62,20 +62,23 @@ def bench(
 
     Includes decoding, DeiT's augmentation at 224 px, and mixing as timm and TokenMix mix by default; leaves out images
     that were unreadable at extraction. Where the system cannot drop a file's pages from memory (macOS), cold maps are
-    warm. Raises what `MapDataset` raises.
+    warm. `batch` is even, for timm mixes images in pairs. Raises what `MapDataset` raises, StoreError for less than two
+    readable images, OSError for one that cannot be decoded any more.
     """
     transform = create_transform(INPUT_PX, True, auto_augment=auto_augment, use_prefetcher=True)
     plain = _Photographs(images, transform)
     mapped = MapDataset(_Photographs(images), store, transform, keys=images.keys, labels=images.labels)
     readable, classes = _readable_and_classes(images, store)
     chosen = np.random.default_rng(0).permutation(readable)[:samples].tolist()
+    if len(chosen) < 2:
+        raise StoreError(f"{store}: expected two images or more, which are mixed, found one; measure a larger store")
     mixup: dict[str, Any] = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "num_classes": classes}
 
     def load(dataset: Dataset[Any], make_collate: Callable[[], Any]) -> Cost:
         carried = _FaultsCarried(Subset(dataset, chosen), make_collate())
         loader = DataLoader(
             carried,
-            min(batch, len(chosen)),
+            min(batch, len(chosen) // 2 * 2),
             collate_fn=carried.collate_or_fault,
             num_workers=workers,
             drop_last=True,
@@ -98,7 +101,7 @@ def bench(
 
 @dataclass(frozen=True)
 class _FaultsCarried(Dataset[Any]):
-    """What a loading process raises comes back as a value: torch would raise a traceback in place of the message."""
+    """What a loading process raises comes back as a value: torch would put a class's name and a traceback before it."""
 
     dataset: Subset[Any]
     collate: Callable[[Any], Any]
@@ -113,7 +116,12 @@ class _FaultsCarried(Dataset[Any]):
             return fault
 
     def collate_or_fault(self, samples: Any) -> Any:
-        return samples if isinstance(samples, Exception) else self.collate(samples)
+        if isinstance(samples, Exception):
+            return samples
+        try:
+            return self.collate(samples)
+        except Exception as fault:
+            return fault
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,7 @@ class _Photographs(Dataset[tuple[Any, int]]):
         return len(self.images.keys)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        with self.images.open(index) as file, Image.open(file) as encoded:
-            photograph = encoded.convert("RGB")
+        photograph, _ = read_photograph(self.images, index)
         return self.augment(photograph) if self.augment else photograph, int(self.images.labels[index])
 
 

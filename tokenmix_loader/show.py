@@ -12,7 +12,7 @@ from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, R
 
 from tokenmix_loader.batch import NO_MAP, MapTarget
 from tokenmix_loader.join.fingerprints import require_same_files
-from tokenmix_loader.join.original_images import Images, Ints, require_readable
+from tokenmix_loader.join.original_images import Images, Ints, read_photograph, require_readable
 from tokenmix_loader.join.rows import check_size, find_rows
 from tokenmix_loader.mixing.pixels import mix_images
 from tokenmix_loader.scoring.masks import sample_masks
@@ -106,9 +106,9 @@ def _crop(images: Images, chosen: list[int], rows: Ints, sizes: Ints, seed: int)
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
         torch.manual_seed(seed)
         for row in chosen:
-            with images.open(row) as file, Image.open(file) as encoded:
-                check_size(images.keys[row], encoded.size, sizes[rows[row]].tolist())
-                views.append(transform.placed(encoded.convert("RGB")))
+            photograph, size = read_photograph(images, row)
+            check_size(images.keys[row], size, sizes[rows[row]].tolist())
+            views.append(transform.placed(photograph))
     pixels, places = zip(*views, strict=True)
     labels = torch.from_numpy(images.labels[chosen].astype(np.int64))
     return torch.stack(pixels), MapTarget(labels, torch.from_numpy(rows[chosen]), torch.from_numpy(np.stack(places)))

@@ -1,4 +1,4 @@
-"""`--config FILE`: options of a command from a JSON file, under the names that they have on the command line."""
+"""`--config FILE`: options of a command from JSON or YAML, under the names that they have on the command line."""
 
 from __future__ import annotations
 
@@ -9,25 +9,47 @@ from typing import Any
 
 import click
 
+YAML = (".yaml", ".yml")
+_EXAMPLE = '{"batch-size": 64}'
+
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Callback of an eager option: the file's values become the command's defaults, so the command line wins.
 
-    `{"teacher": "nfnet_f6", "pretrained": true, "model-arg": ["output_stride=8"]}`; every value is read as if it had
-    been typed, paths from the working directory. One file serves all commands: what only others take is passed over.
-    Raises BadParameter for a file that is not a JSON object of options of such commands, naming the nearest.
+    `{"teacher": "nfnet_f6", "pretrained": true, "model-arg": ["output_stride=8"]}`, or the same as YAML in a file whose
+    name ends in .yaml or .yml; every value is read as if it had been typed, paths from the working directory. One file
+    serves all commands: what only others take is passed over. Raises BadParameter for a file that is no mapping of
+    options of such commands, naming the nearest.
     """
     if path is None:
         return
     options = _options_of(ctx.command)
     try:
-        given = json.loads(path.read_text(encoding="utf-8-sig"))
+        given = _parsed(path)
         if not isinstance(given, dict):
-            raise ValueError(f"expected a JSON object of options, found a {type(given).__name__}")
+            raise ValueError(f"expected options by name, as {_EXAMPLE}, found a {type(given).__name__}")
         _refuse_unknown(given, {name for command in _siblings(ctx) for name in _options_of(command)})
         ctx.default_map = {options[name].name: _typed(options[name], given[name]) for name in given if name in options}
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path}: {error}", ctx, param) from error
+
+
+def _parsed(path: Path) -> Any:
+    """The content, whatever it is; ValueError for what is neither JSON nor, under a name of YAML's, YAML."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() in YAML:
+        import yaml
+
+        try:
+            return yaml.load(text, yaml.BaseLoader)  # all values are texts: YAML takes a time of 12:00:00 for 43200
+        except yaml.YAMLError as error:
+            raise ValueError(f"expected YAML, found {' '.join(str(error).split())}") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"expected JSON, as {_EXAMPLE}, or YAML under a name that ends in {' or '.join(YAML)}, found {error}"
+        ) from error
 
 
 def _options_of(command: click.Command) -> dict[str, click.Option]:
@@ -50,8 +72,8 @@ def _refuse_unknown(given: dict[str, Any], known: set[str]) -> None:
 
 def _typed(option: click.Option, value: Any) -> bool | str | list[str]:
     """The value as it would come from the command line, for the option's own type to check."""
-    if option.is_flag and isinstance(value, bool):
-        return value
+    if option.is_flag and value in (True, False, "true", "false"):
+        return value in (True, "true")
     if option.multiple and isinstance(value, list):
         return [str(one) for one in value]
     if not (option.is_flag or option.multiple) and isinstance(value, str | int | float) and not isinstance(value, bool):

@@ -22,6 +22,7 @@ from extract.settings.worker import Worker
 
 Command = Callable[..., None]
 PATH = click.Path(path_type=Path)
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")  # in full colour by Pillow
 
 
 def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -32,6 +33,26 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
         raise click.BadParameter(f"{value!r} is neither a side in pixels nor HEIGHTxWIDTH", ctx, param)
     return int(sides[0]), int(sides[-1])
+
+
+def picture_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """A file that a picture can be written to, refused before any work is done."""
+    if value.suffix.lower() not in PICTURES:
+        raise click.BadParameter(
+            f"{str(value)!r}: expected a name that ends in {', '.join(PICTURES)}, found {value.suffix or 'no ending'}",
+            ctx, param,
+        )  # fmt: skip
+    if not value.parent.is_dir() or value.is_dir():
+        found = "a folder of that name" if value.is_dir() else f"no folder {str(value.parent)!r}"
+        raise click.BadParameter(f"{str(value)!r}: expected a file in a folder, found {found}", ctx, param)
+    return value
+
+
+def even(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """timm's mixing pairs the images of a batch."""
+    if value % 2:
+        raise click.BadParameter(f"expected an even number, for images are mixed in pairs, found {value}", ctx, param)
+    return value
 
 
 def input_scales(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -113,7 +134,7 @@ _RUN_OPTIONS = [
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
     click.option("--workers", type=click.IntRange(0), default=min(4, os.cpu_count() or 1), help="Decoding processes."),
     click.option("--config", type=PATH, is_eager=True, expose_value=False, callback=read_config, metavar="FILE",
-                 help='JSON of these options, {"batch-size": 64}; the command line wins.'),
+                 help='These options in JSON, {"batch-size": 64}, or .yaml; the command line wins.'),
 ]  # fmt: skip
 _SHARD_OPTIONS = [
     click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), default="float16", show_default=True,

@@ -108,5 +108,5 @@ def _open_cv() -> tuple[Any, str]:
     except (ImportError, AttributeError) as error:  # AttributeError: an OpenCV without its extra modules
         raise TeacherError(
             f"--teacher {NAME}: expected OpenCV with its contributed modules, found {error}; "
-            "pip install 'tokenmix-maps[saliency]'"
+            "pip install opencv-contrib-python-headless, in the place of any other OpenCV"
         ) from error

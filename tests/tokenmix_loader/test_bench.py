@@ -62,6 +62,33 @@ def test_forgotten_pages_are_no_longer_in_memory(images: Path, make_store: Store
     assert in_memory() == 0
 
 
+class _Broken:
+    def __init__(self, **_: object) -> None:
+        """Takes what timm's takes."""
+
+    def __call__(self, _: object) -> None:
+        raise StoreError("maps: gone")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_mixing_raises_is_said_without_a_traceback(
+    workers: int, images: Path, make_store: StoreMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would put "Caught StoreError in DataLoader worker process 0" and a traceback before it."""
+    make_store(keys_and_labels(images))
+    monkeypatch.setattr("tokenmix_loader.bench.FastCollateMixup", _Broken)
+    with pytest.raises(StoreError) as raised:
+        bench(list_images(images), *tmp_path.iterdir(), batch=8, workers=workers, rounds=1)
+    assert str(raised.value) == "maps: gone"
+
+
+def test_one_image_has_no_partner(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    make_store(keys_and_labels(images))
+    with pytest.raises(StoreError, match="expected two images or more"):
+        bench(list_images(images), *tmp_path.iterdir(), samples=1, workers=0, rounds=1)
+    assert bench(list_images(images), *tmp_path.iterdir(), samples=3, workers=0, rounds=1).images == 30
+
+
 def test_nothing_to_measure_or_to_draw(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
     make_store(keys_and_labels(images), unreadable=tuple(keys_and_labels(images)))
     (store,) = tmp_path.glob("maps-*")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from tokenmix_loader.store_access import MapStore, StoreError
 
@@ -32,11 +34,26 @@ class Images(Protocol):
         """The encoded image of a row."""
 
 
+def read_photograph(images: Images, row: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The image in RGB, and its size (width, height) in px; OSError with its key where it cannot be decoded."""
+    with images.open(row) as file:
+        data = file.read()
+    try:
+        with Image.open(io.BytesIO(data)) as encoded:
+            return encoded.convert("RGB"), encoded.size
+    except Exception as error:  # Pillow raises many types for a damaged file
+        known = isinstance(error, UnidentifiedImageError)
+        found = "no image format that Pillow knows" if known else f"{type(error).__name__}: {error}"
+        raise OSError(
+            f"{images.keys[row]!r}: expected an image that can be decoded, as at extraction, found {found}; repair it"
+        ) from error
+
+
 def require_readable(store: MapStore, images: Ints) -> Ints:
     """The same images [N]; StoreError where there is none."""
     if len(images) == 0:
         raise StoreError(
-            f"{store!r}: expected images that could be read at extraction, found none; repair them and run "
+            f"{store}: expected images that could be read at extraction, found none; repair them and run "
             "`tokenmix verify --retry-unreadable`"
         )
     return images

@@ -49,7 +49,7 @@ def list_hfds(name: str, input_key: str | None = None, target_key: str | None = 
 
 def _load(name: str) -> Any:
     if importlib.util.find_spec("datasets") is None:
-        raise ImagesError(f"hfds/{name}: expected the package datasets, found none; pip install tokenmix-maps[tables]")
+        raise ImagesError(f"hfds/{name}: expected the package datasets, found none; pip install datasets")
     import datasets  # type: ignore[import-untyped]
 
     path, _, split = name.partition(":")

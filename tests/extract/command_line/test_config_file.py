@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from extract.command_line.options import job_options
+from extract.command_line.config_file import read_config
+from extract.command_line.options import job_options, slurm_options
+from extract.job.slurm import SlurmOptions
 from store import MapStore
 from tests.extract.conftest import MakeFolder
 
@@ -57,14 +59,65 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ('{"batch-size": 0}', "0 is not in the range"),
         ('{"pretrained": "yes"}', '--pretrained: expected true or false, found "yes"'),
         ('{"model-arg": "x=1"}', '--model-arg: expected a list, found "x=1"'),
-        ('["teacher"]', "expected a JSON object of options, found a list"),
-        ("teacher = 3", "job.json: Expecting value"),
+        ('["teacher"]', "found a list"),
+        (
+            "teacher = 3",
+            'job.json: expected JSON, as {"batch-size": 64}, or YAML under a name that ends in .yaml or .yml',
+        ),
         ("[" * 100_000, "maximum recursion depth"),
     ],
 )
 def test_files_that_are_refused(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(text)
     result = CliRunner().invoke(command, ["images", "--teacher", "t", "--config", str(tmp_path / "job.json")])
+    assert result.exit_code == 2
+    assert why in " ".join(result.output.split())
+
+
+YAML = """\
+# a job
+teacher: a b
+pretrained: true
+compile: false
+model-arg: [x=1, y=2]
+batch-size: 64
+input-size: 64x96
+checkpoint: 012
+"""
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "job.YML"])
+def test_yaml_is_read_as_it_is_typed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(YAML)
+    line = ["--teacher", "a b", "--pretrained", "--model-arg", "x=1", "--model-arg", "y=2", "--batch-size", "64",
+            "--input-size", "64x96", "--checkpoint", "012"]  # fmt: skip
+    assert typed("--config", str(tmp_path / name)) == typed(*line)
+
+
+def test_a_time_in_yaml_is_no_number_in_base_60(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("time: 12:00:00\ntasks: 2\n")
+
+    @click.command()
+    @slurm_options
+    @click.option("--config", callback=read_config, is_eager=True, type=click.Path(path_type=Path))
+    def array(slurm: SlurmOptions, config: Path) -> None:
+        click.echo(slurm.time)
+
+    assert CliRunner().invoke(array, ["--config", str(tmp_path / "job.yaml")]).output == "12:00:00\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: [", "expected YAML, found while parsing"),
+        ("- a", "found a list"),
+        ("pretrained: yes", '"yes"'),
+        ("", "a NoneType"),
+    ],
+)
+def test_yaml_that_is_refused(text: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    result = CliRunner().invoke(command, ["images", "--teacher", "t", "--config", str(tmp_path / "job.yaml")])
     assert result.exit_code == 2
     assert why in " ".join(result.output.split())
 

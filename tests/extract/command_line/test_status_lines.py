@@ -11,6 +11,7 @@ WORKERS = (
     replace(WORKING, pid=8, state="slow", rate=2.0),
     replace(WORKING, pid=9, state="silent", shards=(61, 64), age_s=180.0, rate=None),
     replace(WORKING, pid=10, state="dead"),
+    replace(WORKING, pid=11, state="stuck", rate=None, waits_for="a/1.jpg", waits_s=240.4),
 )
 STATUS = Status(1005, 395, 101, 40, 3.9, 156.4, WORKERS, {"RUNNING": 7, "FAILED": 1}, (("a/b.jpg", "torn"),))
 
@@ -21,11 +22,12 @@ def test_all_there_is_to_say() -> None:
         "shards    40 of 101",
         "speed     3.9 img/s over the last 10 minutes, 0:02:36 to go",
         "slurm     1 FAILED, 7 RUNNING",
-        "workers   1 dead, 1 silent, 1 slow, 4 working",
+        "workers   1 dead, 1 silent, 1 slow, 1 stuck, 4 working",
         "time      read 20 %, compute 70 %, write 10 % (median worker)",
         "  silent: node0 pid 9, shards 61, 64, 180 s ago",
         "  slow: node0 pid 8, shards 50, 1 s ago, 2.0 img/s",
         "  dead: node0 pid 10, shards 50, 1 s ago, 10.0 img/s",
+        "  stuck: node0 pid 11, shards 50, reading 'a/1.jpg' for 240 s",
         "unreadable: 'a/b.jpg': torn",
     ]
 

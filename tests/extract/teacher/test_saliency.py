@@ -114,8 +114,8 @@ def test_what_it_cannot_do(asked: dict[str, Any], why: str) -> None:
 
 
 @pytest.mark.parametrize("found", [None, ModuleType("cv2")])
-def test_without_opencv_the_extra_is_named(found: ModuleType | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_its_package_is_named(found: ModuleType | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No module at all; and the OpenCV that most have, without the contributed ones."""
     monkeypatch.setitem(sys.modules, "cv2", found)
-    with pytest.raises(TeacherError, match=r"pip install 'tokenmix-maps\[saliency\]'"):
+    with pytest.raises(TeacherError, match="pip install opencv-contrib-python-headless"):
         teacher()
