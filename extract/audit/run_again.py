@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from extract.errors import TeacherError
+from extract.errors import ImagesError, TeacherError
 from extract.images.image_list import ImageList
 from extract.job.decoding import Batch, Decoder
 from extract.job.row_batch import outputs_of, row_batch
@@ -113,6 +113,8 @@ def _compare(
         return
     decoder = Decoder(images, teacher.preprocessing)
     batch = decoder.collate([decoder[places[store.keys[row]]] for row in known.tolist()])
+    if batch.fault:  # else its black row would be taken for another map
+        raise ImagesError(batch.fault)
     outputs, dtype = outputs_of(store.header, store.labels[known]), getattr(torch, store.header.maps_dtype)
     maps = teacher.start(batch.pixels, outputs, dtype).result()
     found = row_batch(images, batch, maps, store.header).payload

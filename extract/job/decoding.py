@@ -132,7 +132,8 @@ class Decoder(torch.utils.data.Dataset[Sample]):
                     raise ValueError(f"{resized}; use --crop-mode squash")
                 image = encoded.convert("RGB")
                 orientation = orientation_of(encoded)
-        pixels, view = self.transform(image), self.preprocessing.view(width, height)
+            pixels = self.transform(image)
+        view = self.preprocessing.view(width, height)
         return Sample(row, pixels, (width, height), view, orientation, fingerprint_of_bytes(data))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:

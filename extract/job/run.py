@@ -47,9 +47,11 @@ def run_job(
     `make_header`. `on_progress` is called after every batch; `stop` is asked before every batch and drops the shard in
     flight.
 
-    Raises StoreMismatch (another configuration is stored, or other images), StoreError (cannot be written), TeacherError (NaN, or
-    a logit beyond the dtype), ImagesError (an image cannot be read from the file system, or more than
-    `max_errors` cannot be decoded), ExtractError (a decoding process died). Published shards survive all of these.
+    `say` is told of images that take long to read.
+
+    Raises StoreMismatch (another configuration is stored, or other images), StoreError (cannot be written),
+    TeacherError (NaN, or a logit beyond the dtype), ImagesError (an image cannot be read from the file system, or more
+    than `max_errors` cannot be decoded), ExtractError (a decoding process died). Published shards survive all of these.
     """
     store = Path(store)
     images, earlier = in_stored_order(images, store, extend=options.extend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,10 @@ class MapRows:
             with self._images.open(row) as file:
                 fingerprint = fingerprint_of(file)
                 file.seek(0)
-                with Image.open(file) as image:
-                    return image.size, orientation_of(image), fingerprint
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # as in `Decoder.decode`
+                    with Image.open(file) as image:
+                        return image.size, orientation_of(image), fingerprint
         except Exception as error:  # Pillow raises many types for a damaged file
             self._refuse_outage(row, error)
             raise _RowFault(f"image: {reason_of(error)}") from error
@@ -105,6 +108,8 @@ class MapRows:
         return values
 
     def _refuse_outage(self, row: int, error: Exception) -> None:
+        if isinstance(error, MemoryError):
+            raise ImagesError(f"{self._images.keys[row]!r}: memory was short, which is no fault of the file") from error
         if isinstance(error, OSError) and error.errno is not None:
             raise ImagesError(
                 f"{self._images.keys[row]!r}: {error}; the file system failed, not the file: check the mount and run "

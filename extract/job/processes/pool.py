@@ -53,9 +53,7 @@ class DecodingProcesses:
         self._processes = getattr(decoded, "_workers", ())
         try:
             while True:
-                with stoppable(self._in_hand.__str__):
-                    batch = next(decoded, None)
-                if batch is None:
+                if (batch := self._next(decoded)) is None:
                     return
                 if batch.fault:
                     raise ImagesError(batch.fault)
@@ -63,11 +61,21 @@ class DecodingProcesses:
         finally:
             self._end(decoded)
 
+    def _next(self, decoded: Iterator[Batch]) -> Batch | None:
+        try:
+            with stoppable(self._in_hand.__str__):
+                return next(decoded, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            # Batches lie with the process that made them: when it is gone, torch finds no socket to fetch them by.
+            connection.wait([process.sentinel for process in self._processes], END_S)
+            self.refuse_dead(error)
+            raise
+
     def in_hand(self) -> Waiting | None:
         """The image that has been read and decoded for longest; may be asked from any thread."""
         return self._in_hand.longest()
 
-    def refuse_dead(self, error: RuntimeError) -> None:
+    def refuse_dead(self, error: Exception) -> None:
         """Raise ExtractError if a process has ended otherwise than when told to; torch's own error says little."""
         if died := self._died or self._find_dead():
             raise ExtractError(died) from error

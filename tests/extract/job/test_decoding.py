@@ -2,13 +2,16 @@
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from extract.errors import ImagesError
 from extract.images.listing import list_images
 from extract.job.decoding import Decoder
 from extract.teacher.preprocess import Preprocessing
@@ -37,7 +40,6 @@ READABLE: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 def test_odd_but_readable_images(mode: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
@@ -79,6 +81,68 @@ def test_an_image_too_long_to_resize_is_refused_not_allocated(tmp_path: Path) ->
     sample = make_decoder(tmp_path, "center", size=(448, 448))[0]
     assert "use --crop-mode squash" in sample.error
     assert make_decoder(tmp_path, "squash", size=(448, 448))[0].error == ""
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+def test_whatever_pillow_raises_is_the_image_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text chunk that unpacks to too much, a bomb, a broken header, too deep a nesting."""
+    text = PngInfo()
+    text.add_itxt("comment", "x" * 2**21, zip=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bomb.png").write_bytes(save(Image.new("L", (1000, 1000)), "PNG"))
+    (tmp_path / "a" / "text.png").write_bytes(save(ramp(40, 30), "PNG", pnginfo=text))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    decoder = make_decoder(tmp_path, "center")
+    reasons = [decoder[row].error for row in range(2)]
+    assert [reason.partition(":")[0] for reason in reasons] == ["DecompressionBombError", "ValueError"]
+    for error in (SyntaxError("no header"), RecursionError("too deep")):
+        monkeypatch.setattr(Image, "open", raising(error))
+        assert decoder[1].error == f"{type(error).__name__}: {error}"
+
+
+def test_warnings_make_no_image_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Pillow's, which `python -W error` makes errors of, as these tests do."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    (tmp_path / "a").mkdir()
+    ramp(40, 30).save(tmp_path / "a" / "large.png")
+    sample = make_decoder(tmp_path, "center")[0]
+    assert sample.error == ""
+    assert sample.pixels is not None
+
+
+def test_memory_that_is_short_is_no_fault_of_the_image(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = make_decoder(make_folder({"a": ["1.jpg"]}), "center")
+    monkeypatch.setattr(Image, "open", raising(MemoryError()))
+    sample = decoder[0]
+    assert sample.error == ""
+    assert re.search("'a/1.jpg': MemoryError.*fewer --workers", sample.fault)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied.*the file system failed"),
+        (ValueError("no column"), "ValueError: no column; its container cannot be read"),
+        (ImagesError("shard 3: cut short; download it again"), "^shard 3: cut short; download it again$"),
+    ],
+)
+def test_whatever_a_container_raises_names_the_image(
+    error: Exception, said: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = make_decoder(make_folder({"a": ["1.jpg"]}), "center")
+    monkeypatch.setattr(type(decoder.images), "open", raising(error))
+    sample = decoder[0]
+    assert sample.error == ""
+    assert re.search(said, sample.fault)
+    assert isinstance(error, ImagesError) or "'a/1.jpg'" in sample.fault
 
 
 def test_a_vanished_image_is_a_fault_of_the_file_system(make_folder: MakeFolder) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from extract.errors import ExtractError, ImagesError, TeacherError
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
-from extract.job.decoding import Decoder
+from extract.job.decoding import Decoder, Sample
 from extract.job.processes.signals import stop_on_signals
 from extract.job.progress import Progress
 from extract.settings.worker import Worker
@@ -161,6 +161,39 @@ def test_a_decoding_process_that_dies(images: ImageList, teacher: TimmTeacher, t
     with pytest.raises(ExtractError, match=f"{images.root}: expected decoding processes.*ended with -9.*--workers"):
         run(images, tmp_path / "maps", Killing(teacher), decoding_processes=2)  # type: ignore[arg-type]
     assert run(images, tmp_path / "maps", teacher).complete
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+def panic() -> None:
+    raise Panic
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(lambda: os.kill(os.getpid(), signal.SIGSEGV), "-11"), (lambda: os._exit(0), "0"), (panic, "1")],
+    ids=["crash", "exit", "panic"],
+)
+def test_an_image_that_ends_its_decoding_process_is_named(
+    end: Callable[[], None],
+    code: str,
+    images: ImageList,
+    teacher: TimmTeacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode = Decoder.decode
+
+    def deadly(self: Decoder, row: int, data: bytes) -> Sample:
+        if row == 7:
+            end()
+        return decode(self, row, data)
+
+    monkeypatch.setattr(Decoder, "decode", deadly)
+    with pytest.raises(ExtractError, match=f"ended with {code} and had {images.keys[7]!r} in hand; check that file"):
+        run(images, tmp_path / "maps", teacher, decoding_processes=2)
 
 
 class Failing(Wrapped):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def claim(store: Path, shard: int, host: str, pid: int, age_s: float, **note: float) -> None:
+def claim(store: Path, shard: int, host: str, pid: int, age_s: float, **note: float | str) -> None:
     path = store / f"shard-{shard:05d}.h5.{host}.{pid}.tmp"
     path.write_text(json.dumps(note) if note else "")
     os.utime(path, (time.time() - age_s,) * 2)
@@ -64,7 +65,7 @@ def test_only_the_last_minutes_count(store: Path) -> None:
 
 
 def test_who_works_and_who_does_not(store: Path) -> None:
-    usual = dict(done=100, seconds=10.0, read_s=2.0, compute_s=7.0, write_s=1.0)
+    usual: dict[str, Any] = dict(done=100, seconds=10.0, read_s=2.0, compute_s=7.0, write_s=1.0)
     for node in range(3):
         claim(store, 50 + node, f"node{node}", 7, 1, **usual)
     claim(store, 60, "node0", 8, 1, **{**usual, "done": 20})
@@ -72,9 +73,13 @@ def test_who_works_and_who_does_not(store: Path) -> None:
     claim(store, 62, socket.gethostname(), 2**30, 1, **usual)
     claim(store, 63, "node1", 10, 1)
     claim(store, 64, "node1", 10, 1)
+    claim(store, 65, "node2", 11, SILENT_S + 60, **usual, waits_for="a/1.jpg", waits_s=60.0)
     states = {(worker.host, worker.pid): worker for worker in read_status(store).workers}
     assert [states["node0", pid].state for pid in (7, 8, 9)] == ["working", "slow", "silent"]
     assert states[socket.gethostname(), 2**30].state == "dead"
+    assert states["node2", 11].state == "stuck"
+    assert (states["node2", 11].waits_for, states["node0", 7].waits_for) == ("a/1.jpg", None)
+    assert states["node2", 11].waits_s == pytest.approx(SILENT_S + 120, abs=2)
     assert states["node1", 10].shards == (63, 64)
     assert states["node1", 10].rate is None
     assert states["node0", 7].rate == 10

@@ -49,7 +49,7 @@ class Hanging:
     def __init__(self, images: ImageList, store: Path, workers: int, **settings: Any) -> None:
         self.fifo, self.store, self.log = images.root / images.keys[HANGS], store, store.with_suffix(".log")
         given = {"grace_s": signals.GRACE_S, "deaf": False, "slow_s": 60.0, **settings}
-        self.child = FORKS.Process(target=job, args=(images, store, workers, self.log, *given.values()))
+        self.child: Any = FORKS.Process(target=job, args=(images, store, workers, self.log, *given.values()))
         self.child.start()
         # Opening for writing works from the moment that somebody reads; while it is open, reading waits for us.
         wait_until(self._is_read)
