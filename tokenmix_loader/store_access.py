@@ -42,7 +42,7 @@ def open_store(store: MapStore | str | os.PathLike[str]) -> MapStore:
     """The store itself, or the one at a path."""
     maps = store if isinstance(store, MapStore) else MapStore(store)
     parts = [0, *(rows for rows, _ in maps.header.earlier)]  # the first row of the store, and of each extension
-    _opened.update(dict.fromkeys(maps.header.identities(parts).tolist(), repr(maps)))
+    _opened.update(dict.fromkeys(maps.header.identities(parts).tolist(), str(maps)))
     return maps
 
 

@@ -115,6 +115,10 @@ class MapStore:
         """The path, and what is there."""
         return f"MapStore({str(self._folder)!r}: {len(self)} x {self.kind} {self.grid})"
 
+    def __str__(self) -> str:
+        """The path, as messages have it."""
+        return str(self._folder)
+
     def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
         """As a path, for a mapping would pickle by value; and as the store was when it was opened."""
         again = partial(MapStore, preload=self._preload, check=False, extensions=len(self.header.earlier))

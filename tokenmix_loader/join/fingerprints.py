@@ -34,7 +34,7 @@ def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int
                 other.append(f"  {keys[index]}: {found}")
     if other:
         raise StoreMismatch(
-            f"{store!r}: of {len(chosen)} files compared {len(other)} are not those that the maps were made "
+            f"{store}: of {len(chosen)} files compared {len(other)} are not those that the maps were made "
             "from:\n" + "\n".join(other[:_EXAMPLES]) + "\n"
             "Repair them if they are damaged; another split or version of the dataset needs maps of its own. If these "
             "are the same pictures, only resized or saved anew, pass same_files=False (`tokenmix show --copies`)."

@@ -103,7 +103,7 @@ def is_upright(file: BinaryIO) -> bool:
 def warn_of_unknown_orientations(store: MapStore, images: int, *, stacklevel: int) -> None:
     """Warn that nothing is known of this many images but the tags that they may have kept."""
     warnings.warn(
-        f"{store!r}: expected the EXIF orientation of every image, found none for {images}, as in stores that were "
+        f"{store}: expected the EXIF orientation of every image, found none for {images}, as in stores that were "
         "begun before it was stored; a loader that turns or mirrors images by it may go unnoticed: load them without "
         "EXIF rotation, where `keys` are given pass `root`, the folder that they are relative to, or extract the maps "
         "anew",

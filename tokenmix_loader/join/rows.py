@@ -75,7 +75,7 @@ def _check_rows_in_order(keys: Sequence[str], labels: Rows, store: MapStore) -> 
     for row, stored in store.checked.items():
         if stored != (keys[row], labels[row]):
             raise StoreMismatch(
-                f"{store!r}: row {row}: expected {keys[row]!r}, label {labels[row]}, as its header lists them, found "
+                f"{store}: row {row}: expected {keys[row]!r}, label {labels[row]}, as its header lists them, found "
                 f"{stored[0]!r}, label {stored[1]}; rows were exchanged: run `tokenmix verify`"
             )
 
@@ -84,7 +84,7 @@ def _check_all_found(keys: Sequence[str], rows: Rows, store: MapStore, missing: 
     absent = np.flatnonzero(rows == NO_MAP)
     if len(absent) == len(keys) or (len(absent) and missing == "error"):
         raise StoreMismatch(
-            f"{store!r}: expected a map for each of {len(keys)} images, found none for {len(absent)}: "
+            f"{store}: expected a map for each of {len(keys)} images, found none for {len(absent)}: "
             f"{_examples(keys, absent)} (a key of the store: {store.keys[0]}); extract them, or pass missing='area' "
             "to score them by area"
         )
@@ -96,7 +96,7 @@ def _check_labels(keys: Sequence[str], labels: Rows, rows: Rows, store: MapStore
     if len(differing):
         found = ", ".join(f"{keys[i]} (dataset {labels[i]}, store {stored[i]})" for i in differing[:3])
         raise StoreMismatch(
-            f"{store!r}: expected the dataset's labels, found {len(differing)} others: {found}; {OTHER_LABELS}"
+            f"{store}: expected the dataset's labels, found {len(differing)} others: {found}; {OTHER_LABELS}"
         )
 
 
@@ -112,7 +112,7 @@ def warn_of_unreadable(
     if len(images):
         what = "they still cannot be read, and are left out" if left_out else "they are scored by area"
         warnings.warn(
-            f"{store!r}: expected a map for every image, found {len(images)} that could not be read at extraction: "
+            f"{store}: expected a map for every image, found {len(images)} that could not be read at extraction: "
             f"{_examples(keys, images)}; {what} until they are repaired and extracted anew (`tokenmix verify "
             "--retry-unreadable`)",
             stacklevel=stacklevel,

@@ -49,7 +49,7 @@ class MapJoin:
         if len(twice):
             one, other = (keys[int(order[at])] for at in (twice[0], twice[0] + 1))
             raise StoreMismatch(
-                f"{self._store!r}: expected keys that differ without their extensions, found {one!r} and {other!r}; "
+                f"{self._store}: expected keys that differ without their extensions, found {one!r} and {other!r}; "
                 "use MapDataset"
             )
 
@@ -81,7 +81,7 @@ class MapJoin:
             return int(self._rows[at])
         if self._missing == "error":
             raise StoreMismatch(
-                f"{self._store!r}: expected a map of {key!r}, found none (a key of the store: {self._store.keys[0]}); "
+                f"{self._store}: expected a map of {key!r}, found none (a key of the store: {self._store.keys[0]}); "
                 "extract it, or pass missing='area' to score such images by area"
             )
         return NO_MAP

@@ -40,7 +40,7 @@ class Recipe:
             return
         if store.kind != "topk":
             raise StoreMismatch(
-                f"{store!r}: expected kind topk for supervision {supervision!r}, found {store.kind}; "
+                f"{store}: expected kind topk for supervision {supervision!r}, found {store.kind}; "
                 "extract with --kind topk"
             )
         classes_of_outputs(store, self.num_classes)

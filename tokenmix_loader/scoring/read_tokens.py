@@ -93,7 +93,7 @@ def require_own_rows(store: MapStore, targets: MapTarget) -> None:
     if len(foreign):
         others = ", ".join(name_of(number) for number in np.unique(given[foreign]).tolist())
         raise StoreMismatch(
-            f"{store!r}: expected rows of this store, found those of {others} for {len(foreign)} of {len(rows)} "
+            f"{store}: expected rows of this store, found those of {others} for {len(foreign)} of {len(rows)} "
             "images; give the store that the MapDataset was made with; for several datasets, bring all images into one "
             "store by `tokenmix extract --extend`, or keep their batches apart, each with a TokenMix of its own"
         )
@@ -105,6 +105,6 @@ def _check_labels(store: MapStore, rows: Ints, labels: Ints, missing: Bools) -> 
     if len(wrong):
         at = wrong[0]
         raise StoreMismatch(
-            f"{store!r}: expected label {labels[at]} in row {rows[at]}, found {stored[at]} and {len(wrong) - 1} "
+            f"{store}: expected label {labels[at]} in row {rows[at]}, found {stored[at]} and {len(wrong) - 1} "
             "more like it; give the store that the MapDataset was made with"
         )

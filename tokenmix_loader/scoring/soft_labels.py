@@ -67,7 +67,7 @@ def classes_of_outputs(store: MapStore, num_classes: int) -> Array:
     output_of_class = header.teacher_class
     if len(output_of_class) != num_classes:
         raise StoreMismatch(
-            f"{store!r}: expected num_classes={len(output_of_class)}, the classes of its dataset, found {num_classes}; "
+            f"{store}: expected num_classes={len(output_of_class)}, the classes of its dataset, found {num_classes}; "
             "pass that number"
         )
     classes = np.arange(num_classes)
@@ -77,7 +77,7 @@ def classes_of_outputs(store: MapStore, num_classes: int) -> Array:
         output = output_of_class[shared[0]]
         names: Any = header.dataset["class_names"]
         raise StoreMismatch(
-            f"{store!r}: expected an output of the teacher for each class, found output {output} for both "
+            f"{store}: expected an output of the teacher for each class, found output {output} for both "
             f"{names[shared[0]]!r} and {names[class_of_output[output]]!r}; use supervision 'tokenmix', or a teacher "
             "that tells them apart"
         )
@@ -106,7 +106,7 @@ def _read_planes(store: MapStore, rows: Array, labels: torch.Tensor, num_classes
 def _check_range(store: MapStore, found: Array, end: int, what: str, remedy: str) -> None:
     low, high = int(found.min()), int(found.max())
     if low < 0 or high >= end:
-        raise ValueError(f"{store!r}: expected {what} from 0 to {end - 1}, found {low} to {high}; {remedy}")
+        raise ValueError(f"{store}: expected {what} from 0 to {end - 1}, found {low} to {high}; {remedy}")
 
 
 def _floor(store: MapStore, rows: Array, logits: Array) -> Array:

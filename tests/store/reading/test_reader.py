@@ -297,6 +297,7 @@ def test_it_pickles_as_a_path(maps: Path) -> None:
     assert len(pickled) < 300 + len(str(maps))
     again = pickle.loads(pickled)
     np.testing.assert_array_equal(again.read([5]), store.read([5]))
+    assert str(again) == str(store) == str(maps)
     assert repr(again) == repr(store) == f"MapStore({str(maps)!r}: 17 x label (3, 5))"
 
 

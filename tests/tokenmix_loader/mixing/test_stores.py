@@ -41,7 +41,7 @@ def test_a_batch_with_rows_of_another_store_is_refused(
 ) -> None:
     """In every batch, whether maps are read for it or not, and both stores are named."""
     one, other = stores
-    message = re.escape(f"{one!r}: expected rows of this store, found those of {other!r} for 8 of 8 images")
+    message = re.escape(f"{one}: expected rows of this store, found those of {other} for 8 of 8 images")
     collate = TokenMixCollate(one, **SETTINGS | settings)
     mix = TokenMix(one, rng=np.random.default_rng(0), **SETTINGS | settings)
     for store, refused in ((one, nullcontext()), (other, pytest.raises(StoreMismatch, match=message))):
