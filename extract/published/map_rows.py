@@ -161,7 +161,7 @@ def _check_values(logits: Array, classes: Array, header: Header, errors: list[st
     known = (classes >= 0) & (classes < header.outputs) & (classes == np.floor(classes))
     rules = (
         (np.isfinite(logits), f"finite logits of type {header.dtype}"),
-        (known, f"class numbers below {header.outputs}"),
+        (known, f"class numbers below {header.outputs} (of a teacher of more: --class-map)"),
         (ordered[:, 1:] != ordered[:, :-1], "every class once per token"),
     )
     for holds, rule in rules:

@@ -138,7 +138,7 @@ def broken(tree: Path) -> dict[str, str]:
         "c03/img_3": "map: expected float [2, 5, 3, 4], found float16 [2, 5, 2, 4]",
         "c04/img_4": "map: expected float [2, 5, 3, 4], found int64",
         "c05/img_5": "map: expected finite logits",
-        "c06/img_6": "map: expected class numbers below 12",
+        "c06/img_6": "map: expected class numbers below 12 (of a teacher of more: --class-map)",
         "c07/img_7": "map: expected class numbers below 12",
         "c08/img_8": "image: no image format",
         "c09/img_9": "map: expected every class once per token",
