@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,6 +157,11 @@ def test_bytes_and_paths_are_images_too(make: Make, tmp_path: Path) -> None:
 def test_columns_of_no_images_are_refused(make: Make, feature: Any, cells: list[Any]) -> None:
     with pytest.raises(ImagesError, match="expected images, their bytes or their paths, found 'image': .* --input-key"):
         list_images(make(image=(feature, cells), label=(TWO, [0, 1])))
+
+
+def test_a_split_without_rows(make: Make) -> None:
+    with pytest.raises(ImagesError, match="a split without rows"):
+        list_images(make(image=(IMAGE, [CELL]), label=(TWO, [0])) + ":train[:0]")
 
 
 def test_a_broken_file_and_a_missing_split(make: Make, tmp_path: Path) -> None:
