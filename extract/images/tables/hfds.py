@@ -33,8 +33,6 @@ def list_hfds(name: str, input_key: str | None = None, target_key: str | None = 
     """
     image, label = input_key or IMAGE_COLUMN, target_key or LABEL_COLUMN
     table = _cast_images(name, _load(name), image)
-    if not len(table):
-        raise ImagesError(f"hfds/{name}: expected images, found a split without rows; give another one")
     parts = table.data.column(image).chunks  # without reading the images' bytes
     keys = names_or_numbers([path for part in parts for path in part.field("path").to_pylist()])
     labels, names = _labels(name, table, label)
