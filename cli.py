@@ -49,13 +49,17 @@ from extract.command_line.options import (  # noqa: E402
     picture_path,
     slurm_options,
 )
-from extract.command_line.terminal import (  # noqa: E402
+from extract.command_line.store_lines import (  # noqa: E402
     describe_header,
+    describe_predictions,
+    spell_bytes,
+    spell_view,
+)
+from extract.command_line.terminal import (  # noqa: E402
     describe_report,
     let_openmp_sleep,
     running_job,
     say,
-    spell_bytes,
     user_errors,
 )
 
@@ -63,7 +67,6 @@ if TYPE_CHECKING:
     from extract import FitOptions, ImportOptions, JobOptions, SlurmOptions, TeacherSpec
     from extract.job.processes.signals import StopRequest
     from extract.job.progress import Report
-    from store import Header
 
 WATCH_S = 5.0
 IMPORTED_FIGURE = "label leads most tokens of"  # published maps come without the teacher's predictions
@@ -208,7 +211,7 @@ def export(form: str, store: Path, target: Path) -> None:
         from store import read_header
 
         count = calls.export_maps(form, store, target)
-        click.echo(f"{target}: {count} maps, {form}{_spell_view(read_header(store))}")
+        click.echo(f"{target}: {count} maps, {form}{spell_view(read_header(store))}")
 
 
 @main.command()
@@ -256,7 +259,7 @@ def verify(
         report = verdict.report
         click.echo(f"{store}: {report.rows} rows in {report.shards} shards, {len(verdict.problems)} problems")
         if report.shards:
-            _describe_predictions(store, read_header(store))
+            describe_predictions(store, read_header(store))
         sys.exit(0 if verdict.ok else 1)
 
 
@@ -291,7 +294,7 @@ def info(store: Path, as_json: bool) -> None:
             return
         describe_header(header)
         click.echo(f"shards    {present} of {shards} present")
-        _describe_predictions(store, header)
+        describe_predictions(store, header)
 
 
 @main.command()
@@ -334,12 +337,7 @@ def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int
         report = run_bench(
             list_images(images, store=store), store, samples=samples, batch=batch_size, workers=workers, rounds=rounds
         )
-        rows = zip(("without maps", "with maps", "cold maps"), report.epoch_s, report[1:], strict=True)
-        for name, epoch_s, (wall_ms, cpu_ms) in rows:
-            click.echo(f"{name:14}{1e3 / wall_ms:8.0f} img/s   epoch {epoch_s:8.1f} s   CPU {cpu_ms:.3f} ms/img")
-        ratios = ", ".join(f"{after / report.epoch_s[0]:.4f}" for after in report.epoch_s[1:])
-        cpu = report.with_maps.cpu_ms / report.without_maps.cpu_ms
-        click.echo(f"{'ratio':14}epoch {ratios} when cold   CPU {cpu:.4f}")
+        click.echo("\n".join(report.lines()))
 
 
 def _finish(report: Report, store: Path, stop: StopRequest, figure: str = "teacher's top-1") -> None:
@@ -348,26 +346,6 @@ def _finish(report: Report, store: Path, stop: StopRequest, figure: str = "teach
     if report.stopped:
         say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
         sys.exit(stop.exit_code)
-
-
-def _describe_predictions(store: Path, header: Header) -> None:
-    """Top-1, the worst classes, unreadable rows; on stderr what is suspicious."""
-    from extract.audit.top1 import prediction_lines, suspicions
-    from store.reading.predictions import read_predictions
-
-    stored = read_predictions(store, header)
-    click.echo("\n".join(prediction_lines(stored)))
-    for line in suspicions(stored.confusion, header, store, complete=stored.complete):
-        say(line)
-
-
-def _spell_view(header: Header) -> str:
-    """How `import` is told what the teacher saw, which the files do not say; nothing where it has no words for it."""
-    made = dict(header.preprocessing)
-    mode, height_width = made.get("crop_mode"), made.get("input_size") or [1]
-    if mode == "squash" or (mode == "center" and len(set(height_width)) == 1):  # type: ignore[arg-type]
-        return f"; the teacher's view, for `tokenmix import`: --view {mode} --crop-pct {made['crop_pct']}"
-    return ""
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cli import main
+from extract.command_line.terminal import user_errors
 from recipes.context_digits.generate import generate
 from store import MapStore
 
@@ -180,6 +182,14 @@ def test_an_image_that_is_broken_now_is_named(maps: Path, images: Path, tmp_path
             result, "tokenmix: error: '", ".jpg': expected an image that can be decoded", "no image format that Pillow"
         )
         assert result.output.count("\n") == 1
+
+
+def test_warnings_of_libraries_are_lines_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with user_errors():
+            warnings.warn("as libraries do", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: as libraries do\n"
 
 
 def test_bench_mixes_pairs(maps: Path, images: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from extract.job.processes.signals import StopRequest
     from extract.job.progress import Report
-    from store import Header
 
 
 @contextmanager
@@ -28,7 +28,9 @@ def user_errors() -> Iterator[None]:
     from store import StoreError
 
     try:
-        yield
+        with warnings.catch_warnings():  # Python would put a file of ours, its line and a class's name before them
+            warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+            yield
     except (ExtractError, StoreError) as error:
         fail(str(error))
     except BrokenPipeError:  # `| head` has read enough: click ends quietly
@@ -68,29 +70,6 @@ def say(message: str) -> None:
     """One line on stderr, for people."""
     with suppress(OSError):  # a log that is gone or full must not end the job
         click.echo(message, err=True)
-
-
-def describe_header(header: Header) -> None:
-    """Print what a store contains, and how it was made."""
-    made, images = dict(header.teacher), dict(header.preprocessing)
-    size = "x".join(str(side) for side in images.pop("input_size", None) or ())  # type: ignore[union-attr]
-    weights = f", {made['parameters']:,} parameters, {made['source']} weights" if "parameters" in made else ""
-    view = [images.get(name) for name in ("crop_mode", "crop_pct", "interpolation", "source")]
-    click.echo(f"rows      {header.rows} images of {header.dataset['root_name']!r}, "
-               f"{len(header.dataset['class_names'])} classes")  # type: ignore[arg-type]  # fmt: skip
-    click.echo(f"maps      {header.kind}, {header.grid[0]} x {header.grid[1]} {header.dtype}")
-    click.echo(f"teacher   {made.get('name', 'unknown')}{weights}")
-    click.echo(f"input     {size + ' px, ' if size else ''}{', '.join(str(part) for part in view if part is not None)}")
-
-
-def spell_bytes(count: int) -> str:
-    """A size for people: `1.2 GB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:.4g} TB"
 
 
 def describe_report(report: Report, store: Path, figure: str) -> None:
