@@ -20,18 +20,7 @@ from store.format.shard import open_shard
 from store.format.sharding import Rows
 from store.reading.row_readers import DatasetOffset, DequantisedRows, RowReader, offset_of, open_rows
 from store.reading.sample_check import SampleCheck
-from store.spec import (
-    COLUMNS,
-    FINGERPRINT,
-    KINDS,
-    MAPPED_COLUMN,
-    ORIENTATION,
-    SCALE_OFFSET,
-    STATUS_OK,
-    UNKNOWN,
-    Field,
-    plane_of,
-)
+from store.spec import COLUMNS, FINGERPRINT, KINDS, MAPPED_COLUMN, ORIENTATION, SCALE_OFFSET, STATUS_OK, Field, plane_of
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -249,7 +238,7 @@ class MapStore:
     def _optional_column(self, field: Field) -> Array:
         if field.name in self.header.columns:
             return self._column(field.name)
-        return np.full(len(self), UNKNOWN, field.dtype)
+        return np.zeros(len(self), field.dtype)
 
     def _column(self, name: str) -> Array:
         """A dataset of all shards; read when first asked for, so that opening stays quick."""
