@@ -9,6 +9,7 @@ those, what was loaded is compared with the file.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
@@ -39,9 +40,6 @@ TURNS: dict[int, tuple[Method | None, Affine]] = {
 FIRST_QUARTER_TURN = 5  # from here on, width and height change places
 SIDE_PX = 32  # images are compared at this size, squashed
 LEAST_LIKENESS = 0.8  # correlation of an image with its file, which may have been scaled, compressed or made grey
-# Where there is EXIF or XMP, one of these stands in the file; a boxed `irot` or `imir` is what AVIF has for it.
-_MARKS = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"adobe", b"Orientation", b"irot", b"imir")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FLAT = 1.0  # norm of what rounding makes of one colour
 
 
@@ -86,9 +84,8 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def is_upright(file: BinaryIO) -> bool:
-    """Whether the encoded image says nothing that a loader could turn it by; nothing is decoded for most."""
-    data = file.read()
-    if not data.startswith(_TIFF) and not any(mark in data for mark in _MARKS):
+    """Whether the encoded image says nothing that a loader could turn it by; of its bytes few are read."""
+    if not _may_have_tag(file):
         return True
     file.seek(0)
     with Image.open(file) as encoded, warnings.catch_warnings():
@@ -98,6 +95,49 @@ def is_upright(file: BinaryIO) -> bool:
             return encoded.getexif().get(ExifTags.Base.Orientation, UPRIGHT) not in range(2, MAX_ORIENTATION + 1)
         except Exception:  # damaged EXIF, of which each library makes something else
             return False
+
+
+def _may_have_tag(file: BinaryIO) -> bool:
+    """Whether there is a block for EXIF or XMP; of a format without such a look always, and Pillow has to read it.
+
+    Pillow itself decodes a PNG to know, and takes a tenth of the time of a small JPEG.
+    """
+    start = file.read(21)
+    if start.startswith(b"\xff\xd8"):
+        return _jpeg_may_have_tag(file)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png_may_have_tag(file)
+    if start[8:12] == b"WEBP":
+        return start[12:16] == b"VP8X" and bool(start[20] & 0b1100)  # its flags of EXIF and XMP
+    return True
+
+
+def _jpeg_may_have_tag(file: BinaryIO) -> bool:
+    """Whether an APP1 comes before the pixels; where the markers cannot be followed, perhaps."""
+    file.seek(2)
+    while True:
+        marker = file.read(4)
+        if len(marker) < 4 or marker[0] != 0xFF or marker[1] in (0xE1, 0xFF):
+            return True
+        if marker[1] == 0xDA:
+            return False
+        file.seek(int.from_bytes(marker[2:], "big") - 2, os.SEEK_CUR)
+
+
+def _png_may_have_tag(file: BinaryIO) -> bool:
+    """Whether a chunk is EXIF, or a text of ImageMagick's or Adobe's that may be."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        nbytes = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            return True
+        if head[5:] in (b"TXt", b"EXt"):
+            name = file.read(min(nbytes, 16))
+            if name in (b"Raw profile type", b"XML:com.adobe.xm"):
+                return True
+            nbytes -= len(name)
+        file.seek(nbytes + 4, os.SEEK_CUR)
+    return False
 
 
 def warn_of_unknown_orientations(store: MapStore, images: int, *, stacklevel: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from timm.data import ImageDataset, create_dataset
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
@@ -309,11 +310,34 @@ def test_is_upright(kind: str, orientation: int | None, tmp_path: Path) -> None:
         assert is_upright(file) == (orientation not in (3, 6))
 
 
-def test_an_orientation_in_xmp_counts(tmp_path: Path) -> None:
-    text = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
-    photograph((60, 40)).save(tmp_path / "x.jpg", xmp=text)
-    with open(tmp_path / "x.jpg", "rb") as file:
-        assert not is_upright(file)
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+@pytest.mark.parametrize("kind", ["jpg", "png", "png, compressed", "png, ImageMagick", "webp"])
+def test_orientations_elsewhere_than_in_exif_count(kind: str, orientation: int, tmp_path: Path) -> None:
+    path, text = tmp_path / f"x.{kind[:4].rstrip(',')}", XMP.format(orientation)
+    chunks = PngInfo()
+    chunks.add_text("Software", "a camera's")
+    if kind == "png, ImageMagick":
+        raw = tagged(orientation).tobytes()
+        chunks.add_text("Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}\n", zip=True)
+    else:
+        chunks.add_itxt("XML:com.adobe.xmp", text, zip="compressed" in kind)
+    photograph((60, 40)).save(path, **({"pnginfo": chunks} if "png" in kind else {"xmp": text.encode()}))
+    with open(path, "rb") as file:
+        assert is_upright(file) == (orientation == 1)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_an_image_without_a_tag_is_hardly_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would decode the PNG, and a progressive JPEG's or any other's header costs it a tenth of a small image."""
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
+    options = PngInfo()
+    options.add_text("Software", "a camera's")
+    photograph((60, 40)).save(tmp_path / f"x.{kind}", pnginfo=options, icc_profile=bytes(5000))
+    with open(tmp_path / f"x.{kind}", "rb") as file:
+        assert is_upright(file)
 
 
 def test_damaged_exif_is_decided_by_the_pixels(tmp_path: Path, make_store: StoreMaker) -> None:
