@@ -82,9 +82,11 @@ def main() -> None:
 
 
 def run(damage: str, trials: int, seed: int) -> Counter[Found]:
-    """`trials` times "flips" or "truncations", an equal number to each store."""
-    share = trials // len(STORES)
-    jobs = [(name, min(CHUNK, share - at), seed + at) for name in STORES for at in range(0, share, CHUNK)]
+    """`trials` times "flips" or "truncations", as many to each store as to another, but for a remainder."""
+    shares = {name: (trials + number) // len(STORES) for number, name in enumerate(STORES)}
+    jobs = [
+        (name, min(CHUNK, share - at), seed + at) for name, share in shares.items() for at in range(0, share, CHUNK)
+    ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:  # raises BrokenProcessPool when a child crashes
         return sum(pool.map(partial(chunk, damage), *zip(*jobs, strict=True)), Counter())
 
