@@ -22,6 +22,7 @@ from extract.job.decoding import Batch, Decoder
 from extract.job.fill import Rows, fill_store
 from extract.job.processes.in_hand import Waiting
 from extract.job.processes.pool import DecodingProcesses
+from extract.job.processes.signals import stoppable
 from extract.job.progress import Progress, Report
 from extract.job.row_batch import outputs_of, row_batch
 from extract.settings import JobOptions
@@ -54,9 +55,10 @@ def run_job(
     than `max_errors` cannot be decoded), ExtractError (a decoding process died). Published shards survive all of these.
     """
     store = Path(store)
-    images, earlier = in_stored_order(images, store, extend=options.extend)
-    header = make_header(images, teacher, options, teacher_class, earlier, columns_of(store))
-    require_same_files(images, store, header)
+    with stoppable(lambda: f"comparing the images with {store}"):
+        images, earlier = in_stored_order(images, store, extend=options.extend)
+        header = make_header(images, teacher, options, teacher_class, earlier, columns_of(store))
+        require_same_files(images, store, header)
     head = teacher.head()
     source = _TeacherRows(images, teacher, header, options)
     try:
