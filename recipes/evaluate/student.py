@@ -1,0 +1,73 @@
+"""Trained students as the figures want them: options of the command line, weights, and the images as they see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+import timm
+import torch
+from timm.data import create_transform, resolve_data_config
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OPTIONS = (
+    click.option("--model", "name", default="deit_small_patch16_224", show_default=True, help="timm's name."),
+    click.option(
+        "--checkpoint", "checkpoints", multiple=True, type=click.Path(exists=True, path_type=Path),
+        help="Weights; repeatable, one line or row each, named by the file. Default: timm's own.",
+    ),
+    click.option("--model-arg", "model_args", multiple=True, help="NAME=NUMBER for timm; repeatable."),
+    click.option("--num-classes", type=int, default=1000, show_default=True),
+    click.option("--input-size", type=int, help="Pixels; default: the model's."),
+    click.option("--crop-pct", type=float, help="Default: the model's."),
+    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Default: the model's."),
+)  # fmt: skip
+
+
+class Student(NamedTuple):
+    """`label`: what a figure calls it; `transform`: timm's for the test, from a PIL image to float32 [3, H, W]."""
+
+    label: str
+    model: Any
+    transform: Any
+    device: torch.device
+
+
+def student_options(command: Command) -> Command:
+    """The options that `load_students` takes, for a command."""
+    return reduce(lambda decorated, option: option(decorated), reversed(OPTIONS), command)
+
+
+def load_students(
+    name: str, checkpoints: Sequence[Path], model_args: Sequence[str], num_classes: int,
+    input_size: int | None, crop_pct: float | None, crop_mode: str | None,
+) -> list[Student]:  # fmt: skip
+    """One student for each checkpoint, or timm's own weights; UsageError for an argument that is no NAME=NUMBER."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = dict(_argument(text) for text in model_args)
+    given = {"input_size": (3, input_size, input_size) if input_size else None, "crop_pct": crop_pct}
+    students = []
+    for checkpoint in checkpoints or (None,):
+        weights: dict[str, Any] = {"checkpoint_path": str(checkpoint)} if checkpoint else {"pretrained": True}
+        model = timm.create_model(name, num_classes=num_classes, **weights, **options).to(device).eval()
+        chosen = {key: value for key, value in (given | {"crop_mode": crop_mode}).items() if value}
+        transform = create_transform(**resolve_data_config(chosen, model=model), is_training=False)
+        students.append(Student(_label(checkpoint, checkpoints) if checkpoint else name, model, transform, device))
+    return students
+
+
+def _argument(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not value.lstrip("-").isdigit():
+        raise click.UsageError(f"--model-arg {text}: expected NAME=NUMBER")
+    return name, int(value)
+
+
+def _label(checkpoint: Path, all_of_them: Sequence[Path]) -> str:
+    """The file's name, or that of its folder where several files have the same one."""
+    alike = sum(other.stem == checkpoint.stem for other in all_of_them)
+    return checkpoint.resolve().parent.name if alike > 1 else checkpoint.stem
