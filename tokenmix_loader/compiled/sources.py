@@ -1,47 +1,44 @@
-"""Pixels of mixed images whose tokens come from anywhere, as a compiled loop: the bytes of `mixing.pixels`."""
+"""Pixels of images whose tokens come from anywhere, whole or half and half, as a compiled loop over words of bytes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenmix_loader.compiled.jit import njit_cached
 
-Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.unsignedinteger[Any]]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 @njit_cached
-def mix_sources(images: Bytes, image: Ints, token: Ints, weight: Floats, mixed: Bytes) -> None:
-    """Write to `mixed` what `images` [B, C, H, W] show at the sources, each [B, S, gh, gw]."""
+def mix_sources(images: Words, image: Ints, token: Ints, weight: Floats, masks: Words, mixed: Words) -> None:
+    """Write to `mixed` what `images` [B, C, H, words] show at two sources [B, 2, gh, gw], of weights 0, 1/2 or 1.
+
+    Bytes are taken several at a time, as words; `masks`: words of the bytes 254 and of the bytes 1. Means are rounded
+    as floats are, from the half to the even number.
+    """
     batch, channels, height, width = images.shape
-    _, layers, gh, gw = image.shape
+    gh, gw = image.shape[2:]
     rows, columns = height // gh, width // gw
-    sums = np.empty(columns, np.float32)
+    no_last_bit, last_bit = masks
     for i in range(batch):
         for y in range(gh):
             for x in range(gw):
-                whole = -1
-                for s in range(layers):
-                    if weight[i, s, y, x] == 1:
-                        whole = s
+                a = 0 if weight[i, 0, y, x] > 0 else 1
+                one, (top, left) = image[i, a, y, x], divmod(token[i, a, y, x], gw)
+                two, (low, near) = image[i, 1, y, x], divmod(token[i, 1, y, x], gw)
+                half = weight[i, a, y, x] < 1
                 for channel in range(channels):
                     for row in range(rows):
-                        to = mixed[i, channel, y * rows + row, x * columns : (x + 1) * columns]
-                        if whole >= 0:
-                            top, left = divmod(token[i, whole, y, x], gw)
-                            of = images[image[i, whole, y, x], channel, top * rows + row]
-                            for k in range(columns):
-                                to[k] = of[left * columns + k]
-                            continue
-                        sums[:] = 0
-                        for s in range(layers):
-                            share = weight[i, s, y, x]
-                            if share > 0:
-                                top, left = divmod(token[i, s, y, x], gw)
-                                of = images[image[i, s, y, x], channel, top * rows + row]
-                                for k in range(columns):
-                                    sums[k] += share * np.float32(of[left * columns + k])
                         for k in range(columns):
-                            to[k] = np.uint8(np.rint(sums[k]))
+                            word = images[one, channel, top * rows + row, left * columns + k]
+                            if half:
+                                other = images[two, channel, low * rows + row, near * columns + k]
+                                differ = word ^ other
+                                down = (word & other) + ((differ & no_last_bit) >> 1)
+                                word = down + (differ & down & last_bit)
+                            mixed[i, channel, y * rows + row, x * columns + k] = word

@@ -151,8 +151,16 @@ def _changed(shown: Ints, moving: Bools, yes: Bools, k: int, m: int) -> Ints:
 
 
 @njit_cached
+def swap_energy(costs: Doubles, contents: Ints, weight: float) -> float:
+    """`mixing.optimal.swaps.swap_energy` of costs [m, h, w]."""
+    inputs, height, width = costs.shape
+    n = height * width
+    return _energy(costs.reshape(inputs, n), contents.copy().reshape(n, 2), weight, _neighbours(height, width))
+
+
+@njit_cached
 def _energy(costs: Doubles, shown: Ints, weight: float, pairs: Ints) -> float:
-    """`swap_energy`."""
+    """The same, of costs [m, n] and contents [n, 2]."""
     energy = 0.0
     for i in range(len(shown)):
         energy += (costs[shown[i, 0], i] + costs[shown[i, 1], i]) / 2

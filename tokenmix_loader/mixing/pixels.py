@@ -55,10 +55,7 @@ def mix_sources(images: torch.Tensor, sources: TokenSources) -> torch.Tensor:
     Raises ValueError where the grid does not divide the image.
     """
     rows, columns = token_size("mix_sources: images", tuple(images.shape[2:]), tuple(sources.image.shape[2:]))
-    if images.dtype == torch.uint8 and images.is_cpu and images.is_contiguous() and (loops := optimal_loops()):
-        mixed = torch.empty_like(images)
-        parts = as_array(sources.image, np.int64), as_array(sources.token, np.int64)
-        loops.mix_sources(images.numpy(), *parts, as_array(sources.weight, np.float32), mixed.numpy())
+    if (mixed := _mix_sources_compiled(images, sources, columns)) is not None:
         return mixed
     batch, channels, (gh, gw) = *images.shape[:2], sources.image.shape[2:]
     # Each token [C, rows, columns], numbered over the batch.
@@ -72,6 +69,20 @@ def mix_sources(images: torch.Tensor, sources: TokenSources) -> torch.Tensor:
     sums = sums.round() if images.dtype == torch.uint8 else sums
     mixed = sums.to(images.dtype).view(batch, gh, gw, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
     return torch.empty_like(images).copy_(mixed.reshape(images.shape))
+
+
+def _mix_sources_compiled(images: torch.Tensor, sources: TokenSources, columns: int) -> torch.Tensor | None:
+    """The same of bytes and two sources that are whole or half and half; None for all others."""
+    loops = optimal_loops() if images.dtype == torch.uint8 and images.is_contiguous() and compiled_for(images) else None
+    image, token, weight = (part.numpy() for part in sources)
+    if loops is None or image.shape[1] != 2 or not ((weight == 0) | (weight == 0.5) | (weight == 1)).all():
+        return None
+    unit = np.uint64 if columns % 8 == 0 else np.uint8
+    masks = np.array([[254], [1]], np.uint8).repeat(8, axis=1).view(unit)[:, 0]
+    mixed = torch.empty_like(images)
+    parts = np.ascontiguousarray(image), np.ascontiguousarray(token), np.ascontiguousarray(weight)
+    loops.mix_sources(images.numpy().view(unit), *parts, masks, mixed.numpy().view(unit))
+    return mixed
 
 
 def _mix_tokens(images: torch.Tensor, masks: torch.Tensor, in_place: bool) -> torch.Tensor:

@@ -86,6 +86,7 @@ def mix_part(saliency: Doubles, shares: Doubles, distances: Doubles, chosen: CoM
     problem = _Problem(saliency, shares, distances, chosen)
     inputs, blocks = saliency.shape[:2]
     contents, counts = np.zeros((inputs, blocks, blocks, 2), np.int64), np.zeros((inputs, inputs))
+    own, overlap = np.full(inputs, np.inf), 0.0
     for turn in range(chosen.passes):
         for j in range(inputs):
             costs = problem.costs(j, counts.sum(axis=0) - counts[j])
@@ -93,9 +94,9 @@ def mix_part(saliency: Doubles, shares: Doubles, distances: Doubles, chosen: CoM
             found = best_swaps(costs, start, problem.weight, soft=turn > 0)
             changed = counts.copy()
             changed[j] = _count(found, inputs)
-            gain = problem.own_energy(j, contents[j]) - problem.own_energy(j, found) if turn else np.inf
-            if not turn or gain + problem.overlap(counts) - problem.overlap(changed) > 0:
-                contents[j], counts = found, changed
+            new_own, new_overlap = problem.own_energy(j, found), problem.overlap(changed)
+            if new_own + new_overlap < own[j] + overlap:
+                contents[j], counts, own[j], overlap = found, changed, new_own, new_overlap
     return contents
 
 

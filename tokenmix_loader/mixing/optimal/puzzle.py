@@ -109,8 +109,7 @@ def _between(of_partner: Doubles, of_own: Doubles) -> Doubles:
 
 def _origins(saliency: Doubles, levels: Doubles, xi: float) -> Ints:
     """Which blocks of image i and of its partner come to each place: [B, 2, b * b]."""
-    pairs = zip(saliency, saliency[::-1], levels, strict=True)
-    return np.array([(best_origins(a, z > 0, xi), best_origins(b, z < 1, xi)) for a, b, z in pairs])
+    return np.stack((best_origins(saliency, levels > 0, xi), best_origins(saliency[::-1], levels < 1, xi)), axis=1)
 
 
 def _sources(levels: Doubles, origins: Ints, grid: Grid) -> TokenSources:

@@ -26,7 +26,13 @@ def best_swaps(costs: Doubles, contents: Ints, weight: float, soft: bool) -> Int
     paired = most_shown(contents, len(costs)) & soft
     if loops := optimal_loops():
         found: Ints = loops.best_swaps(
-            costs, contents, float(weight), paired, MAX_ROUNDS, LEAST_GAIN, *cut_graph(*contents.shape[:2])
+            np.ascontiguousarray(costs),
+            contents,
+            float(weight),
+            paired,
+            MAX_ROUNDS,
+            LEAST_GAIN,
+            *cut_graph(*contents.shape[:2]),
         )
         return found
     for _ in range(MAX_ROUNDS):
@@ -51,6 +57,8 @@ def most_shown(contents: Ints, inputs: int) -> Bools:
 
 def swap_energy(costs: Doubles, contents: Ints, weight: float) -> float:
     """What contents [h, w, 2] cost: the inputs', and between neighbours."""
+    if loops := optimal_loops():
+        return float(loops.swap_energy(np.ascontiguousarray(costs), contents, float(weight)))
     own = np.take_along_axis(costs, np.moveaxis(contents, 2, 0), axis=0).mean(axis=0).sum()
     between = _distance(contents[1:], contents[:-1]).sum() + _distance(contents[:, 1:], contents[:, :-1]).sum()
     return float(own + weight * between)

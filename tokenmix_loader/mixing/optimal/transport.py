@@ -6,25 +6,30 @@ from functools import cache
 
 import numpy as np
 
+from tokenmix_loader.compiled.door import optimal_loops
 from tokenmix_loader.mixing.optimal.cut import Bools, Doubles, Ints
 
 
 def best_origins(saliency: Doubles, shown: Bools, xi: float) -> Ints:
-    """Which block comes to each place, int64 [h * w], numbered in row order; every block has one place.
+    """Which block of each image comes to each place, int64 [N, h * w], in row order; every block has one place.
 
-    Block i at place j costs `xi` times their squared distance, see `squared_distances`, less its `saliency` [h, w] if
-    place j is `shown` [h, w]. The published method assigns approximately on the GPU; here the sum is least.
+    Block i at place j costs `xi` times their squared distance, see `squared_distances`, less its `saliency` [N, h, w]
+    if place j is `shown` [N, h, w]. The published method assigns approximately on the GPU; here the sum is least.
     """
-    blocks = np.arange(shown.size)
-    # A block gains by moving to a place that shows it at most its saliency, and another one has to make room.
-    step = 1 / max(max(shown.shape) - 1, 1)
-    if saliency[~shown].max(initial=0) <= 2 * xi * step**2 or not shown.any():
-        return blocks
+    distances = squared_distances(*shown.shape[1:])
+    flat = saliency.reshape(len(saliency), -1), shown.reshape(len(shown), -1)
+    if loops := optimal_loops():
+        found: Ints = loops.best_origins(*map(np.ascontiguousarray, flat), distances, float(xi))
+        return found
+    return np.array([_assign(*each, distances, xi) for each in zip(*flat, strict=True)])
+
+
+def _assign(saliency: Doubles, shown: Bools, distances: Doubles, xi: float) -> Ints:
     from scipy.optimize import linear_sum_assignment
 
-    cost = xi * squared_distances(*shown.shape) - saliency.reshape(-1, 1) * shown.reshape(1, -1)
-    origins = np.empty_like(blocks)
-    origins[linear_sum_assignment(cost)[1]] = blocks
+    origins = np.arange(len(shown))
+    blocks, places = linear_sum_assignment(xi * distances - saliency[:, None] * shown)
+    origins[places] = blocks
     return origins
 
 

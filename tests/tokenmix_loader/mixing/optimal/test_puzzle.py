@@ -6,13 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 from tokenmix_loader import PuzzleSettings
 from tokenmix_loader.batch import TokenSources
 from tokenmix_loader.mixing.optimal.borders import measure_borders
 from tokenmix_loader.mixing.optimal.puzzle import border_costs, puzzle_sources
-from tokenmix_loader.mixing.optimal.transport import best_origins, squared_distances
 
 SEEDS = st.integers(0, 2**32 - 1)
 PLAIN: dict[str, Any] = {"beta": 0.0, "gamma": 0.0, "eta": 0.0, "xi": 0.0}
@@ -70,24 +68,6 @@ def test_the_prior_pulls_towards_the_drawn_share() -> None:
         rng.choice((6,))
         shares.append(rng.beta(1, 1))
     assert np.corrcoef(weights, shares)[0, 1] > 0.9
-
-
-@given(SEEDS, st.sampled_from([2, 3, 5]), st.floats(0, 3))
-def test_transport_is_scipy_s_assignment(seed: int, side: int, xi: float) -> None:
-    rng = np.random.default_rng(seed)
-    saliency, shown = rng.dirichlet(np.full(side**2, 0.3)).reshape(side, side), rng.random((side, side)) < rng.random()
-    origins = best_origins(saliency, shown, xi)
-    assert sorted(origins) == [*range(side**2)]
-    cost = xi * squared_distances(side, side) - saliency.reshape(-1, 1) * shown.reshape(1, -1)
-    best = cost[linear_sum_assignment(cost)].sum()
-    assert cost[origins, np.arange(side**2)].sum() == pytest.approx(best, abs=1e-12)
-
-
-def test_distances_are_squared_and_at_most_two() -> None:
-    distances = squared_distances(4, 4)
-    assert distances[0, 15] == 2
-    assert distances[0, 1] == pytest.approx(1 / 9)
-    assert squared_distances(1, 1) == 0
 
 
 def test_a_hidden_object_moves_to_where_its_image_is_shown() -> None:
