@@ -66,6 +66,12 @@ def crop_affine(image: Any, left: int, top: int, width: int, height: int) -> Aff
     return (width / image_width, 0.0, left / image_width, 0.0, height / image_height, top / image_height)
 
 
+def pad_affine(image: Any, padding: Any, padded: Any) -> Affine:
+    """A padded image's unit square in that of the image; `padding` as torchvision takes it: 1, 2 or 4 numbers in px."""
+    left, top = (padding, padding) if isinstance(padding, int) else (padding[0], padding[-1 if len(padding) < 4 else 1])
+    return crop_affine(image, -left, -top, *size_of(padded))
+
+
 def size_of(image: Any) -> tuple[int, int]:
     """Width and height of an image or a tensor."""
     if isinstance(image, Image.Image):

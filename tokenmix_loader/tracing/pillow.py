@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, QUARTER_TURNS, Affine, between_unit_squares
-from tokenmix_loader.tracing.recorder import record
+from tokenmix_loader.tracing.recorder import UntraceableTransform, record
 
 _TRANSPOSED: dict[Image.Transpose, Affine] = {
     Image.Transpose.FLIP_LEFT_RIGHT: FLIP_X,
@@ -27,11 +27,11 @@ def apply_recorded(function: Callable[..., Any], image: Any, /, *args: Any, **kw
     """`function(image, *args, **kwargs)`, recording the map of the result's unit square to that of `image`.
 
     `function` may call `transform` (affine) or `transpose` on the image it is given, directly or through
-    `rotate`; a result that comes about otherwise must show every pixel where it was. Raises TypeError for
-    anything but a PIL image and for a transform that is not affine.
+    `rotate`; a result that comes about otherwise must show every pixel where it was. Raises
+    UntraceableTransform for anything but a PIL image and for a transform that is not affine.
     """
     if not isinstance(image, Image.Image):
-        raise TypeError(
+        raise UntraceableTransform(
             f"trace: expected a PIL image in front of an augmentation, found {type(image).__name__}; "
             "convert to tensors after it"
         )
@@ -50,7 +50,7 @@ class _RecordingImage(Image.Image):
 
     def transform(self, size: Any, method: Any, data: Any = None, *args: Any, **kwargs: Any) -> Image.Image:
         if method != Image.Transform.AFFINE:
-            raise TypeError(f"trace: expected an affine transform, found {method}; leave it out")
+            raise UntraceableTransform(f"trace: expected an affine transform, found {method}; leave it out")
         # Pillow's six numbers map the result to the input in pixels whose corners are whole numbers.
         record(between_unit_squares(tuple(data[:6]), size, self.size), filling=True)
         return super().transform(size, method, data, *args, **kwargs)

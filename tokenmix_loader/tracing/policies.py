@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from timm.data import auto_augment as timm_aa
 from torchvision import transforms as tv
 
 from tokenmix_loader.tracing.pillow import apply_recorded
-from tokenmix_loader.tracing.recorder import Recorder, Step, with_replaced
+from tokenmix_loader.tracing.recorder import Recorder, Step, with_globals, with_replaced, with_value
 
 TIMM_GEOMETRIC = frozenset((
     timm_aa.rotate, timm_aa.shear_x, timm_aa.shear_y, timm_aa.translate_x_abs, timm_aa.translate_x_rel,
@@ -36,23 +35,18 @@ def _recording_timm_rand(step: Any) -> Step:
     # As an array, because NumPy, which chooses among them, would turn a list into one for every image.
     ops = np.empty(len(step.ops), object)
     ops[:] = [_recording_operation(op) for op in step.ops]
-    return _with_value(step, "ops", ops)
+    return with_value(step, "ops", ops)
 
 
 def _recording_timm_auto(step: Any) -> Step:
-    return _with_value(step, "policy", [[_recording_operation(op) for op in ops] for ops in step.policy])
+    return with_value(step, "policy", [[_recording_operation(op) for op in ops] for ops in step.policy])
 
 
 def _recording_operation(op: Any) -> Any:
     """timm's operation, which calls `aug_fn` only if it is applied at all."""
     if op.aug_fn in TIMM_GEOMETRIC:
-        return _with_value(op, "aug_fn", partial(apply_recorded, op.aug_fn))
-    return _with_value(op, "aug_fn", _posterize) if op.aug_fn is timm_aa.posterize else op
-
-
-def _with_value(step: Any, name: str, value: Any) -> Step:
-    """`step` with another value of one attribute, while all others are shared."""
-    return with_replaced(step, **{name: property(lambda _: value)})
+        return with_value(op, "aug_fn", partial(apply_recorded, op.aug_fn))
+    return with_value(op, "aug_fn", _posterize) if op.aug_fn is timm_aa.posterize else op
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **kwargs: Any) -> Any:
@@ -72,9 +66,7 @@ def _recording_torchvision(step: Any) -> Step:
     """RandAugment, TrivialAugmentWide and AutoAugment call the global function `_apply_op` for each draw."""
     forward = type(step).forward
     apply_op = partial(apply_recorded, forward.__globals__["_apply_op"])
-    # The same code with other globals: patching the module would reach other threads.
-    recording = FunctionType(forward.__code__, forward.__globals__ | {"_apply_op": apply_op})
-    return with_replaced(step, forward=recording)
+    return with_replaced(step, forward=with_globals(forward, _apply_op=apply_op))
 
 
 def _recording_whole_step(step: Any) -> Step:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchvision.transforms import v2
 
-from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_affine
+from tokenmix_loader.tracing.affine import FLIP_X, FLIP_Y, Affine, crop_affine, pad_affine
 from tokenmix_loader.tracing.pillow import apply_recorded
 from tokenmix_loader.tracing.recorder import Recorder, Step, record, with_replaced
 
@@ -24,14 +24,14 @@ PIXEL_ONLY: tuple[type, ...] = (
 )  # fmt: skip
 
 
-def _recording_params(move_of: Callable[[Any, Params], Affine]) -> Recorder:
+def _recording_params(move_of: Callable[[Any, Params], Affine], *, filling: bool = False) -> Recorder:
     """For steps whose geometry, `move_of(image, params)`, follows from what they drew."""
 
     def recorder(step: Any) -> Step:
         transform = getattr(type(step), _TRANSFORM)
 
         def recording(self: Any, image: Any, params: Params) -> Any:
-            record(move_of(image, params))
+            record(move_of(image, params), filling=filling)
             return transform(self, image, params)
 
         return with_replaced(step, **{_TRANSFORM: recording})
@@ -57,7 +57,25 @@ def _crop(image: Any, params: Params) -> Affine:
     return crop_affine(image, params["left"], params["top"], params["width"], params["height"])
 
 
+def _padded_crop(image: Any, params: Params) -> Affine:
+    left, top, *_ = params["padding"]
+    return crop_affine(image, params["left"] - left, params["top"] - top, params["width"], params["height"])
+
+
+def _recording_pad(step: Any) -> Step:
+    transform = getattr(type(step), _TRANSFORM)
+
+    def recording(self: Any, image: Any, params: Params) -> Any:
+        padded = transform(self, image, params)
+        record(pad_affine(image, self.padding, padded), filling=True)
+        return padded
+
+    return with_replaced(step, **{_TRANSFORM: recording})
+
+
 RECORDERS: dict[type, Recorder] = {
+    v2.RandomCrop: _recording_params(_padded_crop, filling=True),
+    v2.Pad: _recording_pad,
     v2.RandomResizedCrop: _recording_params(_crop),
     v2.RandomHorizontalFlip: _recording_params(lambda *_: FLIP_X),
     v2.RandomVerticalFlip: _recording_params(lambda *_: FLIP_Y),

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from extract.teacher.preprocess import Preprocessing
 from tests.tokenmix_loader.tracing.traced_runs import assert_same_run, landmark_errors_px, ramps, seed_all
 from tokenmix_loader import UntraceableTransform, trace
+from tokenmix_loader.tracing.trace import TracedTransform
 
 GEOMETRY: dict[str, Callable[[], Any]] = {
     "resize": lambda: tv.Resize(90),
@@ -32,12 +33,27 @@ GEOMETRY: dict[str, Callable[[], Any]] = {
     "timm crop": lambda: timm_tv.RandomResizedCropAndInterpolation(64, interpolation="random"),
     "hflip": lambda: tv.RandomHorizontalFlip(),
     "vflip": lambda: tv.RandomVerticalFlip(),
+    "random crop": lambda: tv.RandomCrop((90, 120), padding=(20, 4, 7, 0)),
+    "random crop, mirrored": lambda: tv.RandomCrop((190, 230), padding=30, padding_mode="reflect"),
+    "random crop, if needed": lambda: tv.RandomCrop((90, 260), pad_if_needed=True),
+    "pad": lambda: tv.Pad((10, 30)),
+    "timm pad": lambda: timm_tv.RandomPad((200, 256)),
+    "timm border": lambda: timm_tv.TrimBorder(20),
+    "v2 random crop": lambda: v2.RandomCrop((90, 120), padding=(20, 4, 7, 0)),
+    "v2 random crop, if needed": lambda: v2.RandomCrop((190, 100), pad_if_needed=True, padding_mode="symmetric"),
+    "v2 pad": lambda: v2.Pad((10, 30, 4, 2)),
     "v2 squash": lambda: v2.Resize((80, 120)),
     "v2 any size": lambda: v2.RandomResize(60, 90),
     "v2 centre, padded": lambda: v2.CenterCrop((171, 90)),
     "v2 crop": lambda: v2.RandomResizedCrop((60, 80)),
     "v2 hflip": lambda: v2.RandomHorizontalFlip(),
     "v2 vflip": lambda: v2.Compose([v2.RandomVerticalFlip()]),
+    "at times": lambda: tv.RandomApply([tv.RandomCrop(80), tv.RandomHorizontalFlip()]),
+    "one of": lambda: tv.RandomChoice([tv.Compose([tv.Pad(9), tv.RandomVerticalFlip()]), tv.RandomCrop(80)]),
+    "in any order": lambda: tv.RandomOrder([tv.RandomCrop(90), tv.Pad((4, 0)), tv.RandomHorizontalFlip()]),
+    "v2 at times": lambda: v2.RandomApply([v2.RandomCrop(80), v2.RandomHorizontalFlip()]),
+    "v2 one of": lambda: v2.RandomChoice([v2.Compose([v2.Pad(9), v2.RandomVerticalFlip()]), v2.RandomCrop(80)]),
+    "v2 in any order": lambda: v2.RandomOrder([v2.RandomCrop(90), v2.Pad((4, 0)), v2.RandomHorizontalFlip()]),
 }
 PIXELS: dict[str, Callable[[], Any]] = {
     "jitter": lambda: tv.ColorJitter(0.4, 0.4, 0.4, 0.1),
@@ -57,8 +73,9 @@ FINISH: dict[str, Callable[[], list[Any]]] = {
     "timm": lambda: [timm_tv.MaybeToTensor(), RandomErasing(0.5, mode="pixel", device="cpu")],
 }
 sides = st.integers(8, 60)
+ANY_SIZE = [name for name in GEOMETRY if not any(word in name for word in ("random crop", "times", "one of", "order"))]
 pipelines = st.tuples(
-    st.lists(st.sampled_from([*GEOMETRY, *PIXELS]), max_size=5), st.sampled_from([*FINISH]), st.booleans()
+    st.lists(st.sampled_from([*ANY_SIZE, *PIXELS]), max_size=5), st.sampled_from([*FINISH]), st.booleans()
 )
 
 
@@ -72,6 +89,12 @@ def test_images_and_random_streams_are_those_of_the_transform(pipeline: tuple[li
     names, finish, nested = pipeline
     fixed_size = [*names, "squash"]
     assert_same_run(build(fixed_size, finish, nested), seed)
+
+
+@pytest.mark.parametrize("name", sorted({*GEOMETRY} - {*ANY_SIZE}))
+def test_images_and_random_streams_are_those_of_crops(name: str) -> None:
+    for seed in range(4):
+        assert_same_run(tv.Compose([GEOMETRY[name](), tv.Resize((20, 20))]), seed)
 
 
 TIMM: dict[str, dict[str, Any]] = {
@@ -155,7 +178,7 @@ def test_centre_crops_begin_where_the_teacher_s_preprocessing_says(
     teacher = Preprocessing((crop, crop), crop_mode, 0.9, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     settings = {"crop_mode": crop_mode, "crop_pct": 0.9, "interpolation": "bilinear"}
     transform = create_transform(crop, is_training=False, **settings)
-    affine = trace(transform)(Image.new("RGB", (width, height)))[1]
+    affine = TracedTransform(transform)(Image.new("RGB", (width, height)))[1]
     (x, _, x0), (_, y, y0) = affine
     np.testing.assert_allclose((x0, y0, x0 + x, y0 + y), teacher.view(width, height), atol=1e-12)
 
@@ -218,11 +241,11 @@ class MyFlip(tv.RandomHorizontalFlip):  # type: ignore[misc]
         (tv.AugMix(), "AugMix"),
         (tv.Compose([tv.Resize(8), tv.Compose([tv.RandomPerspective()])]), r"transforms\[1\].transforms\[0\].*Persp"),
         (tv.ElasticTransform(), "ElasticTransform"),
-        (tv.RandomApply([tv.RandomHorizontalFlip()]), "RandomApply"),
-        (tv.RandomCrop(8, padding=2), "RandomCrop"),
+        (tv.RandomApply([tv.Resize(8), tv.RandomPerspective()]), r"transforms\[1\].*RandomPerspective"),
+        (tv.FiveCrop(8), "FiveCrop"),
         (v2.RandomPerspective(), r"v2\._geometry\.RandomPerspective"),
         (v2.Compose([v2.Resize(8), v2.RandomZoomOut()]), r"transforms\[1\].*v2\._geometry\.RandomZoomOut"),
-        (v2.RandomApply([v2.RandomHorizontalFlip()]), "v2.*RandomApply"),
+        (v2.RandomOrder([v2.Compose([v2.RandomPerspective()])]), r"transforms\[0\].transforms\[0\].*v2.*RandomPersp"),
         (lambda image: image, "function"),
         (MyFlip(), "MyFlip"),
         (create_transform(32, is_training=True, separate=True), "tuple"),
