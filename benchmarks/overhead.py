@@ -1,12 +1,14 @@
 """What maps cost during training: CPU time per sample, alignment against dense RoIAlign, and the step's time.
 
-    python -m benchmarks.overhead            # 6 minutes on a CPU; writes benchmarks/results/overhead.json
+    python -m benchmarks.overhead            # 8 minutes on a CPU; writes benchmarks/results/overhead.json
+    python -m benchmarks.overhead --only masks   # one section of it, the others stay
     python -m benchmarks.overhead --model deit_small_patch16_224 --batch-size 256 --batch-size 1024   # on a GPU
 
 CPU time is the process's own, so that a busy machine counts less; what is compared takes turns, and medians are kept.
 Ratios of steps are medians of the ratios within a round, with the 95 % interval of that median by order statistics.
 The pipeline is what a worker of timm does for a sample: decode a JPEG of 500 x 375 px, DeiT's augmentation, collate
-with CutMix. "By maps" is all that TokenMix does besides, in batches of 128 that are all mixed by TokenMix.
+with CutMix. "By maps" is all that TokenMix does besides, in batches of 128 that are all mixed by TokenMix. Kinds of
+masks are compared by all that `TokenMixCollate` does: reading, masks, targets and pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,9 +35,11 @@ from torchvision.ops import roi_align
 from benchmarks.geometry import seed_all
 from benchmarks.read import machine, write_store
 from recipes.context_digits.scene import sources
-from tokenmix_loader import MapStore, MapTarget, TokenMix, TokenMixCollate, align, evidence, trace
+from tokenmix_loader import MapStore, MapTarget, PuzzleSettings, TokenMix, TokenMixCollate, align, evidence, trace
+from tokenmix_loader.batch import ANY_STORE
 from tokenmix_loader.compiled import door
 from tokenmix_loader.mixing.collate import collate_targets
+from tokenmix_loader.mixing.optimal.blocks import divisors
 from tokenmix_loader.mixing.recipe import Recipe
 from tokenmix_loader.mixing.settings import MixSettings
 from tokenmix_loader.scoring.evidence import normalise
@@ -54,21 +59,31 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, action="append", help="of the steps; repeatable; default: 64 and 8")
     parser.add_argument("--steps", type=int, default=60, help="of each kind at 64 samples, more of smaller batches")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", choices=("cpu", "masks", "align", "steps"), help="leave the others as they were")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_store(Path(folder) / "maps", np.random.default_rng(0), ROWS, shards=8)
         store = MapStore(Path(folder) / "maps")
-        result: dict[str, Any] = {
-            "cpu": cpu_costs(Path(folder), store, options.rounds),
-            "align": align_costs(store, options.rounds),
+        sections: dict[str, Callable[[], Any]] = {
+            "cpu": lambda: cpu_costs(Path(folder), store, options.rounds),
+            "masks": lambda: mask_costs(Path(folder), store, options.rounds),
+            "align": lambda: align_costs(store, options.rounds),
+            "steps": lambda: [
+                step_ratios(
+                    store, options.model, size, options.steps * max(1, 64 // size), torch.device(options.device)
+                )
+                for size in options.batch_size or [64, 8]
+            ],
         }
-        result["steps"] = [
-            step_ratios(store, options.model, size, options.steps * max(1, 64 // size), torch.device(options.device))
-            for size in options.batch_size or [64, 8]
-        ]
-    result["machine"] = machine() | accelerator(options.device)
+        result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.only else {}
+        result |= {name: run() for name, run in sections.items() if options.only in (None, name)}
+    where = machine() | accelerator(options.device)
+    if options.only:  # the other sections may be another machine's
+        result["machine_of"] = result.get("machine_of", {}) | {options.only: where}
+    else:
+        result["machine"] = where
     print(json.dumps(result, indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -103,6 +118,7 @@ def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
     targets = some_targets(BATCH)
     rows = targets.row.numpy()
     mapped = with_targets([image for image, _ in samples], targets)
+    pixels = torch.zeros(BATCH, 3, 224, 224, dtype=torch.uint8)
     timm_s, ours = FastCollateMixup(**MIXUP), TokenMixCollate(store, GRID, **MIXUP)
     recipe, rng = Recipe(CLASSES, GRID, MixSettings(mixup_alpha=0)), np.random.default_rng(0)
 
@@ -111,7 +127,7 @@ def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
         store.views(rows)
 
     def score() -> torch.Tensor | Any:
-        return recipe.targets(recipe.draw(rng, BATCH, (224, 224)), store, targets)
+        return recipe.targets(recipe.draw(rng, pixels), store, targets)
 
     functions: dict[str, Callable[[], object]] = {
         "decoding and augmentation": lambda: [images[i] for i in range(BATCH)],
@@ -137,6 +153,35 @@ def cpu_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
         "pipeline_us": round(pipeline, 1),
         **{name: round(sum(cost[part] for part in of) / pipeline, 6) for name, of in parts.items()},
         "whole_ratio": round(whole / pipeline, 4),
+    }
+
+
+def mask_costs(folder: Path, store: MapStore, rounds: int) -> dict[str, Any]:
+    """CPU time in us per sample of `TokenMixCollate` with every kind of mask, and as a share of decode + augmentation.
+
+    Puzzle Mix draws one of the block counts for each batch; here each is measured, and the mean counts. The maps are
+    noise, which costs more than real ones: where objects are compact, fewer ways are left to cut.
+    """
+    write_photographs(folder / "for masks", count=BATCH)
+    images = ImageDataset(str(folder / "for masks"), transform=create_transform(224, is_training=True, **AUGMENT))
+    mapped = with_targets([images[i][0] for i in range(BATCH)], some_targets(BATCH))
+    kinds: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("block", "attentive", "saliencymix", "comix")}
+    puzzles = {f"puzzle, {b} x {b}": {"kind": "puzzle", "puzzle": PuzzleSettings(blocks=b)} for b in divisors(GRID)}
+    collates = {name: TokenMixCollate(store, GRID, **MIXUP, **chosen) for name, chosen in (kinds | puzzles).items()}
+    functions: dict[str, Callable[[], object]] = {
+        "decoding and augmentation": lambda: [images[i] for i in range(BATCH)],
+        **{name: partial(collate, mapped) for name, collate in collates.items()},
+        "puzzle, 14 x 14, without numba": without_numba(partial(collates["puzzle, 14 x 14"], mapped)),
+    }
+    cost = medians_us(take_turns(functions, rounds, time.process_time), BATCH)
+    cost["puzzle"] = statistics.mean(cost[name] for name in puzzles)
+    return {
+        "us_per_sample": {name: round(each, 1) for name, each in cost.items()},
+        "share_of_decoding_and_augmentation": {
+            name: round(each / cost["decoding and augmentation"], 4)
+            for name, each in cost.items()
+            if name != "decoding and augmentation"
+        },
     }
 
 
@@ -172,7 +217,7 @@ def tracing_us(rounds: int, images: int = 32) -> float:
 
     def with_place() -> tuple[Any, MapTarget]:
         image, place = traced.placed(tiny)
-        return image, MapTarget(0, 0, place)  # type: ignore[arg-type]
+        return image, MapTarget(0, 0, place, 0)  # type: ignore[arg-type]
 
     added = []
     for seed in range(40 * rounds):
@@ -189,7 +234,7 @@ def tracing_us(rounds: int, images: int = 32) -> float:
 
 def with_targets(images: Sequence[torch.Tensor] | torch.Tensor, targets: MapTarget) -> list[tuple[Any, MapTarget]]:
     """Samples as `MapDataset` makes them."""
-    parts = targets.label.tolist(), targets.row.tolist(), targets.place.numpy()
+    parts = targets.label.tolist(), targets.row.tolist(), targets.place.numpy(), targets.store.tolist()
     return list(zip(images, map(MapTarget, *parts), strict=True))
 
 
@@ -200,7 +245,8 @@ def some_targets(batch: int, seed: int = 0) -> MapTarget:
     traced = trace(create_transform(224, is_training=True, **AUGMENT))
     places = [traced.placed(Image.new("RGB", (500, 375)))[1] for _ in range(batch)]
     rows = torch.from_numpy(rng.integers(ROWS, size=batch))
-    return MapTarget(rows % CLASSES, rows, torch.from_numpy(np.stack(places)))  # the labels of `write_store`
+    store = torch.full_like(rows, ANY_STORE)
+    return MapTarget(rows % CLASSES, rows, torch.from_numpy(np.stack(places)), store)  # the labels of `write_store`
 
 
 def align_costs(store: MapStore, rounds: int, batch: int = BATCH, batches: int = 8) -> dict[str, float]:
