@@ -27,6 +27,7 @@ def whole_images(
     labels = [int(listed.labels[row]) for row in rows]
     pairs = list(zip(decoded(listed, rows), labels, strict=True))
     transform = tv.Compose([tv.Resize((SIDE_PX, SIDE_PX)), tv.ToTensor()])
-    dataset = MapDataset(pairs, store, transform, keys=keys, labels=labels)
+    root = images if images.is_dir() else None  # without it, files cannot be compared
+    dataset = MapDataset(pairs, store, transform, keys=keys, labels=labels, root=root)
     pixels, targets = default_collate([dataset[i] for i in range(len(pairs))])
     return pixels, targets, keys, list(listed.class_names)

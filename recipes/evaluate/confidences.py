@@ -21,7 +21,7 @@ from extract.images import list_images
 from recipes.evaluate.attention import choose, decoded
 from recipes.evaluate.drawing import COLOURS, grid_of, picture, save, shown
 from recipes.evaluate.occlusion import mask_tokens, orders
-from recipes.evaluate.student import Student, load_students, student_options
+from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side
 
 FIRST = 3  # classes that are named
 
@@ -87,19 +87,20 @@ def _bars(axes: Any, students: Sequence[str], found: Sequence[Answer], label: in
 @click.argument("images", type=click.Path(exists=True, path_type=Path))
 @student_options
 @click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="Images.")
-@click.option("--grid", type=int, default=14, show_default=True, help="Tokens per side.")
+@click.option("--grid", type=click.IntRange(1), help="Tokens per side; default: the students' patches.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the images and of the dropped tokens.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="confidences.png", show_default=True)
-def main(images: Path, count: int, grid: int, seed: int, output: Path, **student: Any) -> None:
+def main(images: Path, count: int, grid: int | None, seed: int, output: Path, **student: Any) -> None:
     """Load, choose, draw."""
     listed, rng = list_images(images), np.random.default_rng(seed)
-    students, rows = load_students(**student), choose(listed.labels, count, rng)
     if len(listed.class_names) != student["num_classes"]:
         raise click.UsageError(
             f"--num-classes {student['num_classes']}: expected the {len(listed.class_names)} class folders of {images}"
         )
+    students, rows = load_students(**student), choose(listed.labels, count, rng)
+    side = tokens_per_side(students, grid)
     labels = [int(listed.labels[row]) for row in rows]
-    figure = draw(students, decoded(listed, rows), labels, listed.class_names, grid, (0, 0.25, 0.5, 0.75), rng)
+    figure = draw(students, decoded(listed, rows), labels, listed.class_names, side, (0, 0.25, 0.5, 0.75), rng)
     save(figure, output)
     click.echo(f"{output}: the three likeliest classes at each share of dropped tokens")
 

@@ -23,7 +23,7 @@ from timm.data import create_dataset
 from torch.utils.data import DataLoader
 
 from recipes.evaluate.drawing import COLOURS, save, wilson
-from recipes.evaluate.student import Student, load_students, student_options
+from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side
 from tokenmix_loader import MapDataset, MapStore, mix_images, read_tokens
 
 Ints = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ Curves = dict[str, Ints]  # order -> images that are right at each share of drop
 @click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @student_options
 @click.option("--maps", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A store of IMAGES.")
-@click.option("--grid", type=int, default=14, show_default=True, help="Tokens per side.")
+@click.option("--grid", type=click.IntRange(1), help="Tokens per side; default: the students' patches.")
 @click.option(
     "--steps", type=click.IntRange(2), default=11, show_default=True, help="Shares of 0 to 1 that are dropped."
 )
@@ -43,18 +43,20 @@ Curves = dict[str, Ints]  # order -> images that are right at each share of drop
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="occlusion.png", show_default=True)
 def main(
-    images: Path, maps: Path | None, grid: int, steps: int, batch_size: int, workers: int, seed: int, output: Path,
-    **student: Any,
+    images: Path, maps: Path | None, grid: int | None, steps: int, batch_size: int, workers: int, seed: int,
+    output: Path, **student: Any,
 ) -> None:  # fmt: skip
     """Load, evaluate, print and draw."""
     shares, store = np.linspace(0, 1, steps).tolist(), MapStore(maps) if maps else None
     curves, count = {}, 0
-    for one in load_students(**student):
+    students = load_students(**student)
+    side = tokens_per_side(students, grid)
+    for one in students:
         dataset = create_dataset("", root=str(images), is_training=False, transform=None if store else one.transform)
         count = len(dataset)
         joined = MapDataset(dataset, store, one.transform) if store else dataset
         loader = DataLoader(joined, batch_size, num_workers=workers)
-        curves[one.label] = evaluate(one, loader, store, grid, shares, np.random.default_rng(seed))
+        curves[one.label] = evaluate(one, loader, store, side, shares, np.random.default_rng(seed))
     click.echo(f"{'dropped':30}" + "".join(f"{share:7.0%}" for share in shares))
     for label, found in curves.items():
         for order, hits in found.items():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,6 +59,16 @@ def load_students(
         transform = create_transform(**resolve_data_config(chosen, model=model), is_training=False)
         students.append(Student(_label(checkpoint, checkpoints) if checkpoint else name, model, transform, device))
     return students
+
+
+def tokens_per_side(students: Sequence[Student], asked: int | None) -> int:
+    """`asked`, or the students' own patches, or patches of 16 px; UsageError where the images cannot be cut so."""
+    height, width = students[0].transform(Image.new("RGB", (32, 32))).shape[1:]
+    own = getattr(getattr(students[0].model, "patch_embed", None), "grid_size", None)
+    side = asked or (own[0] if own else height // 16)
+    if height % side or width % side:
+        raise click.UsageError(f"--grid {side}: expected a divisor of the input's {height} x {width} px")
+    return int(side)
 
 
 def _argument(text: str) -> tuple[str, int]:
