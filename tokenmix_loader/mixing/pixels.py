@@ -73,9 +73,10 @@ def mix_sources(images: torch.Tensor, sources: TokenSources) -> torch.Tensor:
 
 def _mix_sources_compiled(images: torch.Tensor, sources: TokenSources, columns: int) -> torch.Tensor | None:
     """The same of bytes and two sources that are whole or half and half; None for all others."""
-    loops = optimal_loops() if images.dtype == torch.uint8 and images.is_contiguous() and compiled_for(images) else None
-    image, token, weight = (part.numpy() for part in sources)
-    if loops is None or image.shape[1] != 2 or not ((weight == 0) | (weight == 0.5) | (weight == 1)).all():
+    if images.dtype != torch.uint8 or not images.is_contiguous() or compiled_for(images, *sources) is None:
+        return None
+    loops, (image, token, weight) = optimal_loops(), (part.numpy() for part in sources)
+    if loops is None or image.shape[1] != 2 or not np.isin(weight, (0, 0.5, 1)).all():
         return None
     unit = np.uint64 if columns % 8 == 0 else np.uint8
     masks = np.array([[254], [1]], np.uint8).repeat(8, axis=1).view(unit)[:, 0]

@@ -17,6 +17,7 @@ from tokenmix_loader import CoMixSettings, MapDataset, MapStore, MapTarget, Puzz
 from tokenmix_loader.batch import Draw, TokenSources
 from tokenmix_loader.compiled import door
 from tokenmix_loader.mixing.chance import BatchChance
+from tokenmix_loader.mixing.guide import evidence_guide
 from tokenmix_loader.mixing.pixels import mix_batch, mix_sources
 
 GRID = (6, 6)
@@ -134,6 +135,11 @@ def test_pixels_come_from_their_sources(dtype: torch.dtype, memory_format: torch
     np.testing.assert_allclose(mixed.float(), expected, atol=1 if dtype == torch.bfloat16 else 0)
 
 
+def test_too_little_evidence_guides_nothing() -> None:
+    tokens = torch.tensor([[[0.001, 0.0005]], [[0.002, 0.002]]])
+    assert torch.equal(evidence_guide(tokens, 0.003), torch.tensor([[[0.0, 0]], [[0.002, 0.002]]]))
+
+
 def quadrant_0(images: torch.Tensor) -> torch.Tensor:
     """A saliency that finds everything in the upper left."""
     found = torch.zeros(len(images), 12, 12)
@@ -161,6 +167,23 @@ def test_a_saliency_decides_the_mask_and_the_maps_the_labels(store: MapStore, ki
     assert not torch.equal(mixed, plain)
     again = pickle.loads(pickle.dumps(TokenMixCollate(store, GRID, **chosen)))
     assert collated(again, images, targets)[0].shape == images.shape
+
+
+def test_the_gradient_is_a_saliency(store: MapStore) -> None:
+    """As on the page of masks: a model that looks at the right half alone gives masks that keep to it."""
+    images, targets = numbered()
+
+    def saliency(images: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            best = images[..., 12:].square().flatten(1).amax(dim=1).sum()
+        return torch.autograd.grad(best, images)[0].square().mean(dim=1).sqrt()
+
+    with torch.no_grad():
+        mix = TokenMix(store, grid=GRID, rng=np.random.default_rng(0), **settings("saliencymix", saliency=saliency))
+        draw = mix._recipe.draw(np.random.default_rng(0), images.float(), mix._recipe.tokens(store, targets))
+    assert draw.masks is not None
+    assert not draw.masks[:, 5, 5].any()  # the brightest token of all images
 
 
 def test_by_area_and_a_saliency_no_map_is_read(store: MapStore, monkeypatch: pytest.MonkeyPatch) -> None:
