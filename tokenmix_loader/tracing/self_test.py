@@ -90,7 +90,7 @@ def find_fault(traced: Traceable) -> Fault | None:
     """
     doubtful: list[Fault] = []
     failed: list[Exception] = []
-    with _generators_kept():
+    with _generators_kept(), _one_thread():
         scale = _scale_of_images(traced)
         for number in range(DRAWS):
             try:
@@ -118,6 +118,17 @@ def _generators_kept() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Test images are small, so that on a busy machine threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _scale_of_images(traced: Traceable) -> int:
