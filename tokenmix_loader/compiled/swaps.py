@@ -155,7 +155,9 @@ def swap_energy(costs: Doubles, contents: Ints, weight: float) -> float:
     """`mixing.optimal.swaps.swap_energy` of costs [m, h, w]."""
     inputs, height, width = costs.shape
     n = height * width
-    return _energy(costs.reshape(inputs, n), contents.copy().reshape(n, 2), weight, _neighbours(height, width))
+    pairs = _neighbours(height, width)
+    found: float = _energy(costs.reshape(inputs, n), contents.copy().reshape(n, 2), weight, pairs)
+    return found
 
 
 @njit_cached
