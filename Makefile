@@ -22,8 +22,9 @@ demo: .venv/.ready
 	$(BIN)/python -m recipes.context_digits.demo demo
 	$(BIN)/python -m recipes.photographs.demo demo/photographs
 
+# A process per core, each with one thread; what one file's tests share is made once.
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -m slow

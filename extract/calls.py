@@ -193,9 +193,9 @@ def verify(
 
     `images`: also that they are still those of the store: names, labels, and by their fingerprints the files, all or
     `sample` of them, evenly spread; `on_compared` is told how many more were compared. `repair`: remove what is
-    damaged, so that `run` fills it again. `retry_unreadable`: also remove shards of images that can be read now. `deep`: run the teacher, built again
-    from the header, `checkpoint` and `head`, on so many rows drawn by `seed`. Raises StoreError where there is no
-    readable header.
+    damaged, so that `run` fills it again. `retry_unreadable`: also remove shards of images that can be read now.
+    `deep`: run the teacher, built again from the header, `checkpoint` and `head`, on so many rows drawn by `seed`.
+    Raises StoreError where there is no readable header.
     """
     from extract.audit.verdict import verify_all
 
@@ -237,9 +237,7 @@ def import_maps(
 
     refuse_store_inside(Path(store), Path(images))
     with stoppable(lambda: f"listing {images}"):
-        listed = list_images(
-            images, input_key=options.input_key, target_key=options.target_key, store=store, say=say
-        )
+        listed = list_images(images, input_key=options.input_key, target_key=options.target_key, store=store, say=say)
     classes, outputs = _published_classes(listed, class_map)
     say(f"{len(listed)} images, {len(listed.class_names)} classes; their outputs {classes.how}")
     watch = Top1Watch(Path(store), None, say)
@@ -302,9 +300,7 @@ def _prepare(
     from extract.teacher.presets import make_teacher
     from store.spec import CLASS_AGNOSTIC_KINDS
 
-    listed = list_images(
-        images, input_key=options.input_key, target_key=options.target_key, store=store, say=say
-    )
+    listed = list_images(images, input_key=options.input_key, target_key=options.target_key, store=store, say=say)
     teacher = make_teacher(spec)
     classes = match_classes(
         listed.class_names,

@@ -59,7 +59,7 @@ def write_weights(path: Path) -> Path:
 
 def write_objects(path: Path, classes: int) -> Path:
     """A list of objects of so many classes, one of each, taken evenly from the recipe's."""
-    first = {stamp.label: stamp for stamp in reversed(objects())}
+    first = {stamp.label: stamp for stamp in reversed(objects()) if stamp.label is not None}
     chosen = [first[label] for label in sorted(first)][:: len(first) // classes][:classes]
     entries = {stamp.name: {"may_mean": stamp.may_mean, "label": stamp.label} for stamp in chosen}
     path.write_text(json.dumps({"stamps": entries}))

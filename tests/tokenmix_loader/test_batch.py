@@ -53,7 +53,7 @@ LOGITS, PIXELS = torch.zeros(2, 3), torch.zeros(3, 4, 4, dtype=torch.uint8)
         lambda _, target: target.cuda(),
         lambda _, target: torch.nn.functional.one_hot(target),
         lambda _, target: fast_collate([(PIXELS, MapTarget(*part)) for part in zip(*target, strict=True)]),
-        lambda _, target: FastCollateMixup(num_classes=3)([(PIXELS, of_one_image())] * 2),
+        lambda _, __: FastCollateMixup(num_classes=3)([(PIXELS, of_one_image())] * 2),
         lambda _, target: Mixup(num_classes=3)(torch.zeros(2, 3, 4, 4), target),
     ],
 )

@@ -45,12 +45,14 @@ def test_other_work_goes_on_and_asks() -> None:
 def test_afterwards_all_is_as_before() -> None:
     def state() -> list[object]:
         handlers = [signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGURG)]
-        return [*handlers, signal.pthread_sigmask(signal.SIG_BLOCK, []), threading.active_count()]
+        return [*handlers, signal.pthread_sigmask(signal.SIG_BLOCK, [])]
 
-    before = state()
+    before, threads = state(), {*threading.enumerate()}
     with stop_on_signals():
         assert state() != before
+        assert {*threading.enumerate()} - threads
     assert state() == before
+    assert {*threading.enumerate()} <= threads  # other tests' may have ended meanwhile
     with stoppable(lambda: "nothing"):
         pass
 
