@@ -23,6 +23,7 @@ CONFIG: Final[dict[str, Any]] = {
     "input_size": (3, 64, 64), "crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic",
     "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
 }  # fmt: skip
+default_cfgs = {"small_vit": CONFIG | {"fixed_input_size": True}, "small_cnn": CONFIG}  # where timm looks for them
 
 
 class ConvolutionalStem(nn.Module):

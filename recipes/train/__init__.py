@@ -1,1 +1,1 @@
-"""A training script to copy."""
+"""Training: the paper's recipe, whole (train.py), and the smallest loop, to copy from (minimal.py)."""

@@ -1,33 +1,291 @@
-"""The training recipe as a user runs it: copied into a folder of one's own."""
+"""The paper's recipe: what it trains on, how it goes on, and what it refuses."""
 
-import os
-import shutil
-import subprocess
-import sys
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import timm
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
 from recipes.context_digits.generate import generate
-from recipes.train import train
+from recipes.train.checkpoint import BEST, LAST
+from recipes.train.data import EpochBatches, ListedImages, find_classes, open_training, open_validation
+from recipes.train.processes import Processes
+from recipes.train.settings import Settings, TrainingError
+from recipes.train.students import create_student
+from recipes.train.train import main, train
+from store import StoreMismatch
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
+from tokenmix_loader import MapStore
+from tokenmix_loader.mixing.settings import GUIDED
+from tokenmix_loader.scoring.masks import KINDS
+
+SMALL = Settings(model="small_vit", img_size=32, epochs=2, batch_size=30, lr=1e-3)
+HERE = Processes(torch.device("cpu"))
 
 
-@pytest.mark.parametrize("supervision", ["tokenmix", "tokenlabeling"])
-def test_it_trains_and_leaves_weights(tmp_path: Path, supervision: str) -> None:
-    generate(tmp_path / "data", ROWS, seed=0, split="test")
-    write_perfect_maps(tmp_path / "maps", tmp_path / "data" / "images", topk=supervision == "tokenlabeling")
-    script = shutil.copy(train.__file__, tmp_path)
-    options = "--model test_vit --num-classes 10 --epochs 2 --mixup-off-epoch 1 --batch-size 20 --workers 1"
-    options += f" --supervision {supervision}"
-    done = subprocess.run(
-        [sys.executable, script, "data/images", "maps", *options.split()],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    losses = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("epoch ")]
-    assert len(losses) == 2
-    most = 5 if supervision == "tokenmix" else 6  # the tokens have a loss of their own
-    assert all(0 < loss < most for loss in losses)
-    assert torch.load(tmp_path / "model.pt", weights_only=True)["head.weight"].shape == (10, 64)
+class Digits(NamedTuple):
+    """Sixty images of ten classes, with maps of both kinds."""
+
+    images: Path
+    maps: Path
+    topk: Path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    root = tmp_path_factory.mktemp("train")
+    found = Digits(root / "data" / "images", root / "maps", root / "topk")
+    generate(root / "data", ROWS, seed=0, split="test")
+    write_perfect_maps(found.maps, found.images)
+    write_perfect_maps(found.topk, found.images, topk=True)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As many threads as there are cores only wait for each other in networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(digits: Digits, out: Path, settings: Settings, **options: Any) -> list[dict[str, float | None]]:
+    maps = digits.topk if settings.by_token or settings.supervision == "relabel" else digits.maps
+    chosen: dict[str, Any] = {"workers": 0, "device": "cpu", "say": lambda _: None} | options
+    return train(digits.images, maps, out, settings, **chosen)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(out / LAST, weights_only=True)
+    averaged = {f"averaged {name}": value for name, value in state.get("state_dict_ema", {}).items()}
+    return {**state["state_dict"], **averaged}
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def test_log_weights_and_settings_are_left(digits: Digits, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = replace(SMALL, lr=None, ema_decay=0.5)
+    rows = run(digits, tmp_path, settings, val=digits.images, say=said.append)
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == rows
+    assert [row["epoch"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row.keys() == {"epoch", "lr", "loss", "top1", "ema_top1", "images_per_second", "seconds"}
+        assert all(value is not None and value >= 0 for value in row.values())
+        assert 0.2 < (row["loss"] or 0) < 0.8  # of ten classes of which no one is learned yet
+    assert json.loads((tmp_path / "settings.json").read_text())["model"] == "small_vit"
+    assert "masks of 4 x 4 tokens, its own, of 8 px" in said[0]
+    assert "learning rate 2.92969e-05 (0.001 at 1024, scaled) after 1 warm-up epoch" in said[1]
+    assert "left" in said[-1]
+
+
+def test_best_weights_are_those_of_the_best_epoch(digits: Digits, tmp_path: Path) -> None:
+    settings = replace(SMALL, epochs=3, ema_decay=0.9)
+    rows = run(digits, tmp_path, settings, val=digits.images)
+    model = timm.create_model("small_vit", num_classes=10, img_size=32, checkpoint_path=tmp_path / BEST).eval()
+    student = create_student(settings, 10)
+    classes = find_classes(MapStore(digits.maps), None, settings)
+    with torch.no_grad():
+        hits = [
+            (model(images).argmax(dim=1) == labels).float()
+            for images, labels in open_validation(digits.images, classes, student, settings, HERE, 0)
+        ]
+    found = float(torch.cat(hits).mean())
+    assert found == pytest.approx(max(max(row["top1"] or 0, row["ema_top1"] or 0) for row in rows))
+
+
+class Stop(Exception):  # noqa: N818
+    """In the place of a kill."""
+
+
+def stop_after(lines: int) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        nonlocal lines
+        lines -= line.startswith("epoch ")
+        if lines < 0:
+            raise Stop
+
+    return say
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SMALL, epochs=3, ema_decay=0.9, aa="none"),
+        replace(SMALL, epochs=3, model="test_resnet", accumulate=2, clip_grad=1.0, mixup_off_epoch=1, loss="ce"),
+    ],
+    ids=["vit", "cnn"],
+)
+def test_a_stopped_run_ends_as_an_undisturbed_one(digits: Digits, tmp_path: Path, settings: Settings) -> None:
+    undisturbed = run(digits, tmp_path / "whole", settings, val=digits.images)
+    with pytest.raises(Stop):
+        run(digits, tmp_path / "stopped", settings, val=digits.images, say=stop_after(1))
+    assert len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 2
+    state = torch.load(tmp_path / "stopped" / LAST, weights_only=True)
+    assert state["epoch"] == 1
+    torch.manual_seed(123)  # what happened in between must not matter, nor how many processes load
+    resumed = run(digits, tmp_path / "stopped", settings, val=digits.images, workers=1)
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) == 0
+    for one, other in zip(undisturbed, resumed, strict=True):
+        assert all(one[name] == other[name] for name in ("epoch", "lr", "loss", "top1", "ema_top1"))
+    assert run(digits, tmp_path / "stopped", settings, val=digits.images) == resumed  # finished: nothing to do
+
+
+def test_resuming_with_other_settings_names_the_first(digits: Digits, tmp_path: Path) -> None:
+    run(digits, tmp_path, replace(SMALL, epochs=1))
+    with pytest.raises(TrainingError, match=r"last\.pt: kept: expected 0\.5.*found 0\.25"):
+        run(digits, tmp_path, replace(SMALL, epochs=1, kept=0.25))
+    with pytest.raises(TrainingError, match=r"last\.pt: epochs: expected 1, .*found 2"):
+        run(digits, tmp_path, SMALL)
+    with pytest.raises(TrainingError, match=r"last\.pt: maps: expected"):
+        train(digits.images, digits.topk, tmp_path, replace(SMALL, epochs=1), workers=0, device="cpu")
+    (tmp_path / LAST).write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"last\.pt: expected what an earlier call"):
+        run(digits, tmp_path, replace(SMALL, epochs=1))
+
+
+def test_learning_rate_follows_batch_warm_up_and_cosine(digits: Digits, tmp_path: Path) -> None:
+    assert Settings().peak_lr == 1e-3
+    assert Settings(batch_size=256).peak_lr == 2.5e-4
+    assert Settings(batch_size=256, lr=3e-4).peak_lr == 3e-4
+    settings = replace(SMALL, epochs=4, batch_size=20, model="small_cnn", lr=1e-2, min_lr=1e-3, warmup_epochs=1)
+    rates = [row["lr"] for row in run(digits, tmp_path, settings)]  # of each epoch's third and last update
+    cosine = [1e-3 + 9e-3 * (1 + np.cos(np.pi * update / 12)) / 2 for update in (5, 8, 11)]
+    assert rates == pytest.approx([1e-6 + (1e-2 - 1e-6) * 2 / 3, *cosine])
+
+
+def test_an_epoch_is_the_same_for_any_workers_and_another_one_next_time(digits: Digits) -> None:
+    def epoch(number: int, workers: int, **changed: Any) -> torch.Tensor:
+        settings = replace(SMALL, model="small_cnn", reprob=0.0, **changed)
+        store = MapStore(digits.maps)
+        classes = find_classes(store, None, settings)
+        student = create_student(settings, 10)
+        data = open_training(digits.images, store, classes, student, settings, HERE, workers)
+        return torch.cat([images for images, _ in data.of_epoch(number, mixed=True)])
+
+    first = epoch(0, 0)
+    assert torch.equal(first, epoch(0, 2))
+    assert not torch.equal(first, epoch(1, 0))
+    assert not torch.equal(first, epoch(0, 0, seed=1))
+
+
+def test_processes_share_an_epoch() -> None:
+    settings = replace(SMALL, batch_size=20)
+    alone = list(EpochBatches(70, settings, HERE))
+    shares = [list(EpochBatches(70, settings, Processes(HERE.device, rank, 2))) for rank in (0, 1)]
+    assert [len(batch) for batch in alone] == [20, 20, 20]
+    assert [one + other for one, other in zip(*shares, strict=True)] == alone
+    assert len({index for batch in alone for _, index in batch}) == 60
+    parts = list(EpochBatches(70, replace(settings, accumulate=2), HERE))
+    assert [part for batch in zip(*shares, strict=True) for part in batch] == parts
+
+
+def test_class_map_orders_the_outputs(digits: Digits, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("".join(f"{name},{2 * (9 - name)}\n" for name in range(10)))
+    settings = replace(SMALL, model="small_cnn", mix_prob=0.0, smoothing=0.0, aa="none")
+    store = MapStore(digits.maps)
+    classes = find_classes(store, names, settings)
+    assert (list(classes.outputs), classes.count) == ([18, 16, 14, 12, 10, 8, 6, 4, 2, 0], 19)
+    student = create_student(settings, classes.count)
+    data = open_training(digits.images, store, classes, student, settings, HERE, 0)
+    trained = torch.cat([targets for _, targets in data.of_epoch(0, mixed=True)])
+    assert trained.shape == (60, 19)
+    counts = np.bincount(store.labels, minlength=10)
+    assert trained.sum(dim=0)[::2].tolist() == counts[::-1].tolist()
+    validated = torch.cat([labels for _, labels in open_validation(digits.images, classes, student, settings, HERE, 0)])
+    assert torch.bincount(validated)[::2].tolist() == counts[::-1].tolist()
+    for supervision in ("relabel", "tokenlabeling"):
+        with pytest.raises(TrainingError, match="--class-map: expected none with"):
+            find_classes(store, names, replace(settings, supervision=supervision))
+
+
+def test_validation_goes_by_the_names_of_classes(digits: Digits, tmp_path: Path) -> None:
+    """A folder that lacks some classes must not count the others from 0."""
+    for name in ("3", "7"):
+        (tmp_path / "some" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "some" / name / "image.png")
+    classes = find_classes(MapStore(digits.maps), None, SMALL)
+    images = ListedImages(tmp_path / "some", classes, lambda image: image)
+    assert [label for _, label in (images[0], images[1])] == [3, 7]
+    (tmp_path / "some" / "7" / "image.png").write_bytes(b"broken")
+    with pytest.raises(OSError, match=r"--val 7/image\.png: expected an image"):
+        images[1]
+    (tmp_path / "some" / "7").rename(tmp_path / "some" / "seven")
+    with pytest.raises(TrainingError, match=r"expected classes of the training images.*1 others, such as 'seven'"):
+        ListedImages(tmp_path / "some", classes, None)
+
+
+@pytest.mark.parametrize("kind", ["cutmix", *KINDS, *GUIDED])
+def test_every_kind_of_mask_trains(digits: Digits, kind: str) -> None:
+    settings = replace(SMALL, model="small_cnn", img_size=64, grid=8, mask=kind, mixup=0.0, batch_size=20)
+    store = MapStore(digits.maps)
+    student = create_student(settings, 10)
+    data = open_training(digits.images, store, find_classes(store, None, settings), student, settings, HERE, workers=0)
+    _, targets = next(iter(data.of_epoch(0, mixed=True)))
+    assert targets.shape == (20, 10)
+    assert ((targets > 0.02).sum(dim=1) > 1).any()  # labels were mixed
+
+
+def test_blocks_have_a_fourteenth_of_all_tokens() -> None:
+    assert Settings().mixing(14 * 14)["min_tokens"] == 14
+    assert Settings().mixing(8 * 8)["min_tokens"] == 5
+    assert Settings(min_tokens=3).mixing(8 * 8)["min_tokens"] == 3
+    assert "min_tokens" not in Settings(mask="attentive").mixing(8 * 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"grid": 5}, r"--grid: expected a divisor of the images' 32 x 32 px, found 5"),
+        ({"model": "small_cnn", "img_size": 40}, r"--img-size: expected a multiple of 16 px"),
+        ({"model": "deit_smal"}, r"--model: expected a name that timm .* found 'deit_smal'; .*such as deit"),
+        ({"model_arg": ("depth",)}, r"--model-arg: expected NAME=VALUE, found 'depth'"),
+        ({"model_arg": ("deep=3",)}, r"--model small_vit: expected a network that takes .*deep"),
+        ({"num_classes": 9}, r"--num-classes: expected at least 10"),
+        ({"batch_size": 61}, r"--batch-size: expected at most the 60 images, found 61"),
+        ({"accumulate": 4}, r"--batch-size: expected a multiple of 4, .*found 30"),
+        ({"mask": "puzzle", "kept": 0.3}, r"kept: expected kind"),
+        ({"mask": "attentive", "min_tokens": 3}, r"min_tokens: expected kind"),
+        ({"lr": 1e30, "epochs": 3, "warmup_epochs": 0}, r"epoch \d: loss: expected a number"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(
+    digits: Digits, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run(digits, tmp_path, replace(SMALL, **changed))
+
+
+def test_maps_without_classes_of_tokens_are_refused(digits: Digits, tmp_path: Path) -> None:
+    with pytest.raises(StoreMismatch, match="topk"):
+        train(digits.images, digits.maps, tmp_path, replace(SMALL, supervision="relabel"), workers=0, device="cpu")
+
+
+def test_the_command_line_has_every_setting(digits: Digits, tmp_path: Path) -> None:
+    options = (
+        "--model small_cnn --img-size 32 --grid 4 --model-arg stem_width=8 --epochs 1 --batch-size 60 --accumulate 3 "
+        "--lr-base 0.02 --beta 1 1 --per sample --mask random --precision bfloat16 --channels-last --clip-grad 1 "
+        "--crop-scale 0.5 1 --workers 0 --device cpu"
+    )
+    arguments = [str(digits.images), str(digits.maps), *options.split(), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    stored = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (stored["beta"], stored["crop_scale"], stored["model_arg"]) == ([1, 1], [0.5, 1], ["stem_width=8"])
+    refused = CliRunner().invoke(main, [*arguments, "--kept", "0.3"], catch_exceptions=False)
+    assert refused.exit_code == 1
+    assert "kept: expected 0.5" in refused.output
