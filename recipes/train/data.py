@@ -153,7 +153,7 @@ def open_training(
     data = student.data
     dataset.transform = create_transform(
         data["input_size"], is_training=True, use_prefetcher=True, mean=data["mean"], std=data["std"],
-        auto_augment=None if settings.aa == "none" else settings.aa, color_jitter=0.3, hflip=settings.hflip,
+        auto_augment=None if settings.aa == "none" else settings.aa, color_jitter=0.4, hflip=settings.hflip,
         scale=settings.crop_scale, interpolation="bicubic",
     )  # fmt: skip
     tokens = student.grid[0] * student.grid[1]

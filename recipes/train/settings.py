@@ -39,8 +39,8 @@ _COUNT = click.IntRange(min=1)
 class Settings:
     """The paper's recipe (TokenMix, Sec. 4.2 and Table 12), which is DeiT's with TokenMix in the place of CutMix.
 
-    What the paper leaves open is DeiT's: bicubic crops, colours jittered by .3 where nothing else changes them, a
-    warm-up from 1e-6. A run can be resumed with the very same settings only.
+    What the paper leaves open is as in DeiT's and the authors' scripts: bicubic crops, colours jittered by .4 where no
+    augmentation changes them, a warm-up from 1e-6. A run can be resumed with the very same settings only.
     """
 
     model: str = _of("deit_small_patch16_224", "timm's name.")
