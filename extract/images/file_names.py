@@ -45,12 +45,18 @@ def parse_suffixes(text: str) -> tuple[str, ...]:
     suffixes = ["." + part.strip().lower().removeprefix(".") for part in text.split(";") if part.strip(" .")]
     if not suffixes:
         raise ImagesError(f"--input-key {text!r}: expected suffixes of images, as jpg;png, found none")
+    odd = next((suffix for suffix in suffixes if re.search(r"[\s,*?/|]", suffix)), None)
+    if odd is not None:
+        raise ImagesError(f"--input-key {text!r}: expected suffixes with semicolons between, as jpg;png, found {odd!r}")
     return tuple(dict.fromkeys(suffixes))
 
 
 def spell_suffixes(suffixes: Iterable[str]) -> str:
     """As `parse_suffixes` reads them."""
     return ";".join(suffix.removeprefix(".") for suffix in suffixes)
+
+
+LINKS = "links"  # how `LeftOut` counts them
 
 
 class LeftOut:
@@ -86,7 +92,10 @@ class LeftOut:
         """For the user: what is left out, and how it is taken in; empty where nothing is."""
         if not self:
             return ""
+        links = "" if LINKS not in self._counts else "; re-create the tar with --dereference --hard-dereference"
+        if self._counts.keys() == {LINKS}:
+            return f"left out: {self}, which have no bytes in a tar{links}"
         return (
             f"left out: {self}; to take more in, name all suffixes of images, those of now and others: "
-            f"--input-key '{spell_suffixes(self._suffixes)}'"
+            f"--input-key '{spell_suffixes(self._suffixes)}'{links}"
         )

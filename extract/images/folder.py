@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +49,8 @@ def list_folder(root: Path, suffixes: Sequence[str]) -> tuple[ImageList, LeftOut
     names = sorted({class_of(key) for key in keys}, key=natural_order)
     if keys:
         _refuse_all_dangling(root, keys, dangling)
-        _refuse_empty_classes(root, folders, names, left_out)
+        leaves = [folder.key for folder in folders if not (folder.folders or folder.images)]
+        refuse_empty_classes(root, leaves, names, left_out)
         refuse_tied_classes(root, names)
     label_of = {name: label for label, name in enumerate(names)}
     labels = np.array([label_of[class_of(key)] for key in keys], np.int32)
@@ -114,10 +115,16 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     return False
 
 
+def _is_hidden(key: str) -> bool:
+    return os.path.basename(key).startswith(".")
+
+
 def _refuse_loop(root: Path, folder: str, entry: os.DirEntry[str]) -> None:
+    """Folders above may be links themselves: two that link to each other lead back up by a detour."""
     if entry.is_symlink():
         above = os.path.realpath(entry.path)
-        if os.path.commonpath([above, os.path.realpath(root / folder)]) == above:
+        places = [root / folder, *(root / folder).parents][: len(Path(folder).parts) + 1]
+        if any(os.path.commonpath([above, os.path.realpath(place)]) == above for place in places):
             raise ImagesError(
                 f"{root}: expected class folders, and no links that lead back up, found {entry.path!r}; remove it"
             )
@@ -132,10 +139,10 @@ def _refuse_all_dangling(root: Path, keys: Sequence[str], dangling: frozenset[st
         )
 
 
-def _refuse_empty_classes(root: Path, folders: Sequence[_Folder], names: Sequence[str], left_out: LeftOut) -> None:
-    leaves = (folder for folder in folders if not (folder.folders or folder.images))
-    names_of_empty = {folder.key: os.path.basename(folder.key) for folder in leaves}
-    empty = [key for key, name in names_of_empty.items() if name not in names and not name.startswith(".")]
+def refuse_empty_classes(root: Path, leaves: Iterable[str], names: Sequence[str], left_out: LeftOut) -> None:
+    """Raise ImagesError for a folder of these, without images or folders, whose name is none of the classes'."""
+    classes = set(names)
+    empty = [key for key in leaves if os.path.basename(key) not in classes and not _is_hidden(key)]
     if empty:
         found = f"none, but {left_out}" if left_out else "none"
         raise ImagesError(

@@ -130,14 +130,17 @@ def _check_folders(root: Path, keys: Sequence[str]) -> None:
             raise _outside_of_classes(root, keys, folders)
         other = places.setdefault(name, folder)
         if other != folder:
+            both = f"{root}: expected one folder per class, found {other!r} and {folder!r}"
+            if "__MACOSX" in (*other.split("/"), *folder.split("/")):
+                raise ImagesError(f"{both}; delete __MACOSX, in which macOS packs no images, only what belongs to them")
             raise ImagesError(
-                f"{root}: expected one folder per class, found {other!r} and {folder!r}; give the folder whose "
-                "subfolders are the classes, and no links that lead back up"
+                f"{both}; give the folder whose subfolders are the classes, and no links that lead back up: as in "
+                "timm, the class is the folder that an image lies in itself"
             )
 
 
 def _outside_of_classes(root: Path, keys: Sequence[str], folders: Mapping[str, int]) -> ImagesError:
-    outside = [key for key in keys if os.path.dirname(key) in ("", ".")]
+    outside = [key for key in keys if os.path.basename(os.path.dirname(key)) in ("", ".")]
     beside = f"beside {len(folders) - 1} class folders" if len(folders) > 1 else "and no class folders"
     return ImagesError(
         f"{root}: expected images in class folders, whose names are their classes, found {len(outside)} directly in it "
@@ -151,4 +154,13 @@ def _check_names(root: Path, keys: Sequence[str]) -> None:
         try:
             key.encode("utf-8")
         except UnicodeEncodeError:
-            raise ImagesError(f"{root}: expected UTF-8 file names, found {os.fsencode(key)!r}; rename it") from None
+            raise _no_utf8(root, os.fsencode(key)) from None
+
+
+def _no_utf8(root: Path, name: bytes) -> ImagesError:
+    try:
+        name.decode("utf-8")
+        remedy = "which is UTF-8, but this Python reads names in another encoding: set PYTHONUTF8=1"
+    except UnicodeDecodeError:
+        remedy = "rename it"
+    return ImagesError(f"{root}: expected UTF-8 file names, found {name!r}; {remedy}")

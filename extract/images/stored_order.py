@@ -14,6 +14,7 @@ from extract.images.image_list import ImageList
 from store import Header, StoreMismatch, read_header
 from store.folder.extension import read_keys, require_own_shards, stored_labels
 from store.folder.files import present_shards
+from store.format.rows import list_digest
 from store.spec import HEADER_FILE, OPTIONAL_COLUMNS, Json
 
 Earlier = tuple[tuple[int, str], ...]
@@ -37,6 +38,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     header = read_header(store)
     if header.dataset["class_names"] != list(images.class_names):
         return images, header.earlier
+    images = _respelled(images, str(header.dataset["digest"]))
     earlier_keys = read_keys(store, header) if header.earlier else []
     if earlier_keys:
         images = _put_first(images, earlier_keys)
@@ -68,6 +70,15 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
             "with --extend, or give the stored list"
         )
     return _put_first(images, list(labels)), (*header.earlier, (header.rows, str(header.dataset["digest"])))
+
+
+def _respelled(images: ImageList, digest: str) -> ImageList:
+    """With `./` before every key where the stored list has it: earlier versions left it as a tar has it."""
+    keys = [f"./{key}" for key in images.keys]
+    if type(images) is not ImageList or images.digest == digest or list_digest(keys, images.labels) != digest:
+        return images
+    members = {f"./{key}": place for key, place in images.members.items()}
+    return replace(images, keys=keys, members=members, dangling=frozenset(f"./{key}" for key in images.dangling))
 
 
 def stored_dataset(store: str | Path | None) -> Mapping[str, Json]:

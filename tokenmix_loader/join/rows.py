@@ -45,8 +45,9 @@ def match_rows(keys: Sequence[str], labels: Labels, store: MapStore, missing: st
         rows: Rows = np.arange(len(keys))
         _check_rows_in_order(keys, expected, store)
     else:
-        row_of = {key: row for row, key in enumerate(store.keys)}
-        rows = np.array([row_of.get(key, NO_MAP) for key in keys], np.int64)
+        # `tar -cf x.tar .` puts ./ before the names, and a folder does not have it
+        row_of = {key.removeprefix("./"): row for row, key in enumerate(store.keys)}
+        rows = np.array([row_of.get(key.removeprefix("./"), NO_MAP) for key in keys], np.int64)
         _check_all_found(keys, rows, store, missing)
         _check_labels(keys, expected, rows, store)
     return rows

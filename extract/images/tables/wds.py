@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from timm.data.readers.targets import get_field, has_field
 
 from extract.errors import ImagesError
-from extract.images.file_names import LeftOut, natural_order, spell_suffixes
+from extract.images.file_names import LINKS, LeftOut, natural_order, spell_suffixes
 from extract.images.tables.rows import TableList, number_names, require_label
 from extract.images.tar import refuse_packed, tar_members
 
@@ -46,19 +47,20 @@ def list_wds(
     for a folder without shards, an image without a label or with one that is no class index, a key that comes twice.
     """
     folder, left_out = Path(folder), LeftOut(suffixes)
-    images, labels = dict[str, dict[str, _Member]](), dict[str, int]()
+    images, labels = dict[str, dict[str, _Member]](), dict[str, tuple[_Member, int]]()
     label_suffix = ".json" if target_key else ".cls"
     for member in _members(_shards(folder), left_out):
         if member.suffix in suffixes:
             _add_image(images.setdefault(member.key, {}), member)
         elif member.suffix == label_suffix:
-            labels[member.key] = _read_label(member, target_key)
+            _refuse_second(labels.get(member.key), member)
+            labels[member.key] = member, _read_label(member, target_key)
         else:
             left_out.add(f"{member.tar.name}/{member.name}", member.suffix)
     _require_images(folder, images, left_out)
     chosen = [_choose(found, suffixes, preferred) for found in images.values()]
     _require_labels(chosen, labels, label_suffix, left_out)
-    numbers = np.array([labels[key] for key in images], np.int32)
+    numbers = np.array([labels[key][1] for key in images], np.int32)
     several = any(len(found) > 1 for found in images.values())
     by = {"input_key" if several else "suffixes": spell_suffixes(suffixes)}
     listed_by = {**by, "target_key": target_key} if target_key else by
@@ -68,12 +70,22 @@ def list_wds(
 
 def _shards(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ImagesError(f"wds/{folder}: expected a folder of WebDataset's .tar shards, found none; check the path")
+        found = "a file" if folder.is_file() else "no such folder"
+        raise ImagesError(
+            f"wds/{folder}: expected a folder of WebDataset's .tar shards, found {found}; give the folder in which the "
+            "shards of one split lie, all of which are read"
+        )
     names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=natural_order)
     shards = [folder / name for name in names if name.lower().endswith(".tar")]
-    packed = [folder / name for name in names if ".tar." in name.lower() or name.lower().endswith(".tgz")]
-    if packed and not shards:
-        refuse_packed(packed[0])
+    for name in names:
+        plain = re.sub(r"\.(tar\.\w+|tgz)$", ".tar", name, flags=re.IGNORECASE)
+        if plain != name and plain not in names:  # else it was unpacked
+            refuse_packed(folder / name)
+    if not shards:
+        raise ImagesError(
+            f"wds/{folder}: expected WebDataset's .tar shards, found {', '.join(map(repr, names[:3])) or 'nothing'}; "
+            "give the folder in which they lie themselves"
+        )
     return shards
 
 
@@ -82,11 +94,13 @@ def _members(shards: Sequence[Path], left_out: LeftOut) -> Iterator[_Member]:
         for member in tar_members(tar):
             folder, slash, name = member.name.rpartition("/")
             stem, dot, suffix = name.partition(".")
+            if member.isdir():
+                continue
             if member.isfile() and stem:  # a name that begins with a dot is none
                 key = folder + slash + stem
                 yield _Member(tar, member.name, key, dot + suffix.lower(), member.offset_data, member.size)
             else:
-                left_out.add(f"{tar.name}/{member.name}", None if member.isfile() else "links")
+                left_out.add(f"{tar.name}/{member.name}", None if member.isfile() else LINKS)
 
 
 def _add_image(found: dict[str, _Member], member: _Member) -> None:
@@ -145,7 +159,12 @@ def _require_images(folder: Path, images: dict[str, dict[str, _Member]], left_ou
         )
 
 
-def _require_labels(chosen: Sequence[_Member], labels: dict[str, int], suffix: str, left_out: LeftOut) -> None:
+def _refuse_second(before: tuple[_Member, int] | None, member: _Member) -> None:
+    if before is not None:
+        raise ImagesError(f"{member}: expected one label per key, found {before[0]} too; re-create the shards")
+
+
+def _require_labels(chosen: Sequence[_Member], labels: Mapping[str, object], suffix: str, left_out: LeftOut) -> None:
     without = [member for member in chosen if member.key not in labels]
     if without:
         raise ImagesError(

@@ -117,3 +117,9 @@ def test_what_is_left_out_is_counted() -> None:
         left_out.add(name)
     assert str(left_out) == "2 .gif, 1 without suffix, such as 'a/Thumbs'"
     assert "--input-key 'jpg'" in left_out.line()
+
+
+@pytest.mark.parametrize("text", ["jpg,png", "jpg png", "*.jpg", "jpg;a/b"])
+def test_suffixes_that_no_file_has_are_refused(text: str) -> None:
+    with pytest.raises(ImagesError, match="expected suffixes with semicolons between, as jpg;png, found"):
+        parse_suffixes(text)

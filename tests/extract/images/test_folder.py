@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,27 @@ def test_a_pipe_is_never_opened(make_folder: MakeFolder) -> None:
 def test_a_key_of_tables_is_refused(make_folder: MakeFolder) -> None:
     with pytest.raises(ImagesError, match="--target-key with hfds/ or wds/ only, found 'label'"):
         list_images(make_folder({"a": ["1.jpg"]}), target_key="label")
+
+
+def test_two_folders_that_link_to_each_other_are_refused_where_they_do(make_folder: MakeFolder) -> None:
+    """Followed, they would be walked some 40 levels deep, and with a third one for ever."""
+    root = make_folder({"a": ["1.jpg"], "b": ["1.jpg"]})
+    (root / "a" / "other").symlink_to("../b")
+    (root / "b" / "other").symlink_to("../a")
+    with pytest.raises(ImagesError, match=r"links that lead back up, found '.*/(a|b)/other/other'; remove it"):
+        list_images(root)
+
+
+def test_what_macos_packs_beside_a_folder_is_named(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": ["1.jpg"], "__MACOSX/a": ["._1.jpg"]})
+    with pytest.raises(ImagesError, match="found '(a|__MACOSX/a)' and '(a|__MACOSX/a)'; delete __MACOSX"):
+        list_images(root)
+
+
+def test_a_python_that_reads_names_in_another_encoding_is_told_so(make_folder: MakeFolder) -> None:
+    """The names are right, and need no other ones."""
+    root = make_folder({"é": ["1.jpg"]})
+    code = f"from extract.images.listing import list_images; list_images({os.fspath(root)!r})"
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert "which is UTF-8, but this Python reads names in another encoding: set PYTHONUTF8=1" in run.stderr

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from extract.errors import ImagesError
 from extract.images.classes import TeacherClasses
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
+from extract.images.same_files import other_files
+from extract.images.stored_order import in_stored_order
 from extract.job.plan import missing_shards
 from extract.job.progress import Report
 from extract.job.run import run_job
@@ -260,3 +263,20 @@ def test_an_unsorted_copy_of_the_list_is_refused(maps: Path, root: Path, teacher
     for extend in (False, True):
         with pytest.raises(StoreMismatch, match=r"\n  dataset.digest: stored '\w+', given '\w+'\nGive the stored"):
             run_job(turned, maps, teacher, replace(OPTIONS, extend=extend))
+
+
+def test_a_store_whose_keys_are_spelled_as_a_tar_has_them_goes_on_from_folder_and_tar(
+    root: Path, teacher: TimmTeacher, tmp_path: Path
+) -> None:
+    """Earlier versions kept the `./` of `tar -cf x.tar .`."""
+    images = list_images(root)
+    dotted = replace(images, keys=[f"./{key}" for key in images.keys])
+    run_job(dotted, tmp_path / "dotted", teacher, OPTIONS)
+    subprocess.run(["tar", "-cf", tmp_path / "x.tar", "-C", root, "."], check=True)
+    for place in (root, tmp_path / "x.tar"):
+        given, _ = in_stored_order(list_images(place), tmp_path / "dotted")
+        assert given.keys == dotted.keys
+        assert not [*other_files(given, tmp_path / "dotted")]
+    assert [target.row for _, target in MapDataset(ImageFolder(root), MapStore(tmp_path / "dotted"))] == [
+        *range(len(images))
+    ]

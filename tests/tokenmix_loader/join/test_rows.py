@@ -16,7 +16,7 @@ from store import ShardError, StoreError, StoreMismatch
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tests.tokenmix_loader.join.datasets import CROP, Pairs, Targets, shuffled
 from tokenmix_loader import MapDataset
-from tokenmix_loader.join.rows import check_size
+from tokenmix_loader.join.rows import check_size, match_rows
 
 
 def test_missing_maps_are_an_error_or_scored_by_area(images: Path, make_store: StoreMaker) -> None:
@@ -255,3 +255,11 @@ def test_scaled_images_fit_to_a_pixel(size: tuple[int, int], fits: bool) -> None
     check_size("a.jpg", size, (0, 0))
     with nullcontext() if fits else pytest.raises(StoreMismatch, match="'a.jpg': expected an image of 500 x 375 px"):
         check_size("a.jpg", size, (500, 375))
+
+
+def test_a_tar_packed_from_inside_the_folder_joins_as_the_folder(images: Path, make_store: StoreMaker) -> None:
+    """`tar -cf x.tar .` puts ./ before every name, for timm's reader and in stores of earlier versions."""
+    plain = keys_and_labels(images)
+    inside = {f"./{key}": label for key, label in plain.items()}
+    for given, stored in ((plain, inside), (inside, plain)):
+        assert match_rows([*given], [*given.values()], make_store(stored)).tolist() == list(range(len(plain)))

@@ -127,9 +127,32 @@ def test_shards_come_in_one_order(tmp_path: Path) -> None:
 
 
 def test_compressed_shards_and_no_shards(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="a folder of WebDataset's .tar shards, found none"):
+    with pytest.raises(ImagesError, match="a folder of WebDataset's .tar shards, found no such folder"):
         list_images(f"wds/{tmp_path}/none")
     with tarfile.open(tmp_path / "0.tar.gz", "w:gz"):
         pass
     with pytest.raises(ImagesError, match="a compressed file; .*gunzip -c"):
+        list_images(f"wds/{tmp_path}")
+
+
+def test_a_second_label_of_a_key_is_refused_and_not_taken(tmp_path: Path) -> None:
+    """In another shard it would be that of another sample."""
+    shard(tmp_path / "1.tar", {"b.jpg": JPG, "b.cls": b"0", "a.cls": b"1"})
+    with pytest.raises(ImagesError, match=r"1\.tar: 'a.cls': expected one label per key, found .*0\.tar: 'a.cls' too"):
+        listed(tmp_path, {"a.jpg": JPG, "a.cls": b"0"})
+
+
+def test_a_compressed_shard_beside_plain_ones_is_refused_until_it_is_unpacked(tmp_path: Path) -> None:
+    members = {"a.jpg": JPG, "a.cls": b"0"}
+    with tarfile.open(tmp_path / "1.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("b.jpg"))
+    with pytest.raises(ImagesError, match=r"1\.tar\.gz: expected an uncompressed tar.*gunzip -c"):
+        listed(tmp_path, members)
+    shard(tmp_path / "1.tar", {"b.jpg": JPG, "b.cls": b"0"})
+    assert list(listed(tmp_path, members)[0].keys) == ["a", "b"]
+
+
+def test_a_folder_whose_shards_lie_deeper_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ImagesError, match=r"shards, found 'train'; give the folder in which they lie themselves"):
         list_images(f"wds/{tmp_path}")
