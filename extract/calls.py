@@ -195,7 +195,7 @@ def verify(
     `sample` of them, evenly spread; `on_compared` is told how many more were compared. `repair`: remove what is
     damaged, so that `run` fills it again. `retry_unreadable`: also remove shards of images that can be read now.
     `deep`: run the teacher, built again from the header, `checkpoint` and `head`, on so many rows drawn by `seed`.
-    Raises StoreError where there is no readable header.
+    Raises StoreError where there is no readable header, ValueError for what needs images, without them.
     """
     from extract.audit.verdict import verify_all
 
@@ -233,8 +233,10 @@ def import_maps(
     """
     from extract.audit.top1 import Top1Watch
     from extract.images.listing import list_images, refuse_store_inside
-    from extract.published.importing import import_tree
+    from extract.published.importing import FORMATS, import_tree
 
+    if form not in FORMATS:
+        raise ExtractError(f"import: expected one of the formats {', '.join(FORMATS)}, found {form!r}")
     refuse_store_inside(Path(store), Path(images))
     with stoppable(lambda: f"listing {images}"):
         listed = list_images(images, input_key=options.input_key, target_key=options.target_key, store=store, say=say)
@@ -300,6 +302,9 @@ def _prepare(
     from extract.teacher.presets import make_teacher
     from store.spec import CLASS_AGNOSTIC_KINDS
 
+    for given, expected in ((spec, TeacherSpec), (options, JobOptions)):
+        if not isinstance(given, expected):
+            raise TypeError(f"expected extract.{expected.__name__}(...), found {given!r}")
     listed = list_images(images, input_key=options.input_key, target_key=options.target_key, store=store, say=say)
     teacher = make_teacher(spec)
     classes = match_classes(

@@ -50,6 +50,11 @@ def verify_all(
     on_compared: Callable[[int], object] = lambda _: None,
 ) -> Verdict:
     """As `extract.verify`; images are tried again, and the teacher run, only where their list and files are right."""
+    needing = {"sample": sample, "retry_unreadable": retry_unreadable or None, "deep": deep}
+    if images is None and (given := [name for name, value in needing.items() if value is not None]):
+        raise ValueError(f"verify: {given[0]}={needing[given[0]]!r}: expected images, to read them again, found none")
+    if sample is not None and sample < 0:
+        raise ValueError(f"verify: expected a sample of 0 files or more, found {sample}")
     report, done = stores.repair(store) if repair or retry_unreadable else (stores.verify(store), [])
     verdict = Verdict(report, tuple(map(str, report.problems)), tuple(done))
     if images is None:

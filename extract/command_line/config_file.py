@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,30 @@ def _parsed(path: Path) -> Any:
         import yaml
 
         try:
+            _refuse_repeated(yaml.compose(text, yaml.BaseLoader))
             return yaml.load(text, yaml.BaseLoader)  # all values are texts: YAML takes a time of 12:00:00 for 43200
         except yaml.YAMLError as error:
             raise ValueError(f"expected YAML, found {' '.join(str(error).split())}") from error
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"expected JSON, as {_EXAMPLE}, or YAML under a name that ends in {' or '.join(YAML)}, found {error}"
         ) from error
+
+
+def _refuse_repeated(node: Any) -> None:
+    """ValueError for a YAML mapping with a name twice, of which its loaders take the last."""
+    if node is not None and node.id == "mapping":
+        _once([(key.value, value) for key, value in node.value])
+
+
+def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    names = [str(name) for name, _ in pairs]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"expected every option once, found {repeated!r} again")
+    return dict(zip(names, (value for _, value in pairs), strict=True))
 
 
 def _options_of(command: click.Command) -> dict[str, click.Option]:
@@ -76,7 +92,14 @@ def _typed(option: click.Option, value: Any) -> bool | str | list[str]:
         return value in (True, "true")
     if option.multiple and isinstance(value, list):
         return [str(one) for one in value]
-    if not (option.is_flag or option.multiple) and isinstance(value, str | int | float) and not isinstance(value, bool):
+    unset = value is None or (isinstance(value, str) and value.strip().lower() in ("", "null", "~"))
+    if (
+        not (option.is_flag or option.multiple or unset)
+        and isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+    ):
         return str(value)
     expected = "true or false" if option.is_flag else "a list" if option.multiple else "a text or a number"
-    raise ValueError(f"{option.opts[0]}: expected {expected}, found {json.dumps(value)}")
+    form = f", {'each' if option.multiple else 'as'} {option.metavar}" if option.metavar else ""
+    remedy = "; leave out what is not given" if unset else ""
+    raise ValueError(f"{option.opts[0]}: expected {expected}{form}, found {json.dumps(value)}{remedy}")

@@ -18,11 +18,23 @@ import click
 from extract.command_line.config_file import read_config
 from extract.job.slurm import SlurmOptions
 from extract.settings import DEFAULT_SHARD_ROWS, KINDS, FitOptions, ImportOptions, JobOptions, TeacherSpec
+from extract.settings.check import CHOICES
 from extract.settings.worker import Worker
 
 Command = Callable[..., None]
 PATH = click.Path(path_type=Path)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")  # in full colour by Pillow
+
+
+class Range(click.FloatRange):
+    """click's own takes NaN for a number of any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; BadParameter for any other."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -42,8 +54,8 @@ def picture_path(ctx: click.Context, param: click.Parameter, value: Path) -> Pat
             f"{str(value)!r}: expected a name that ends in {', '.join(PICTURES)}, found {value.suffix or 'no ending'}",
             ctx, param,
         )  # fmt: skip
-    if not value.parent.is_dir() or value.is_dir():
-        found = "a folder of that name" if value.is_dir() else f"no folder {str(value.parent)!r}"
+    if not os.path.isdir(value.parent) or os.path.isdir(value):  # unlike pathlib's, False for a name that is too long
+        found = "a folder of that name" if os.path.isdir(value) else f"no folder {str(value.parent)!r}"
         raise click.BadParameter(f"{str(value)!r}: expected a file in a folder, found {found}", ctx, param)
     return value
 
@@ -91,9 +103,9 @@ WORKER = click.option("--worker", metavar="I/N",
                       help="Do the share of worker I of N; default: torchrun's, Slurm's, or 0/1.")  # fmt: skip
 MAX_ERRORS = click.option("--max-errors", type=click.IntRange(0),
                           help="Unreadable images to accept; default: 0.1 % of the rows.")  # fmt: skip
-MIN_TOP1 = click.option("--min-top1", type=click.FloatRange(0, 1), metavar="SHARE",
+MIN_TOP1 = click.option("--min-top1", type=Range(0, 1), metavar="SHARE",
                         help="Fail below this share of right predictions; stop early below half of it.")  # fmt: skip
-CLASS_WEIGHTS = click.option("--class-weights", type=click.Choice(["balanced", "none"]), default="balanced",
+CLASS_WEIGHTS = click.option("--class-weights", type=click.Choice(CHOICES["class_weights"]), default="balanced",
                              show_default=True, help="Every class counts the same, or every image.")  # fmt: skip
 EXTEND = click.option("--extend", is_flag=True, help="Add shards for images that came since the store was made.")
 
@@ -115,10 +127,10 @@ _BACKBONE_OPTIONS = [
     click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", callback=model_arguments,
                  help="Passed to timm; repeatable."),
     click.option("--input-size", callback=image_size, metavar="PX|HxW", help="Instead of the model's own."),
-    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="Instead of the model's own."),
-    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), help="Instead of the model's own."),
+    click.option("--crop-mode", type=click.Choice(CHOICES["crop_mode"]), help="Instead of the model's own."),
+    click.option("--crop-pct", type=Range(0, 1, min_open=True), help="Instead of the model's own."),
     click.option("--device", help="As torch names it; default: cuda where there is one, else cpu."),
-    click.option("--amp", type=click.Choice(["none", "bf16", "fp16"]), default="none", help="Autocast of the teacher."),
+    click.option("--amp", type=click.Choice(CHOICES["amp"]), default="none", help="Autocast of the teacher."),
 ]  # fmt: skip
 _MAP_OPTIONS = [
     HEAD,
@@ -143,8 +155,8 @@ _SHARD_OPTIONS = [
                  help="Rows per shard."),
 ]  # fmt: skip
 _IMPORT_OPTIONS = [
-    click.option("--view", type=click.Choice(["center", "squash"]), help="The teacher's; default: as published."),
-    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True),
+    click.option("--view", type=click.Choice(CHOICES["view"]), help="The teacher's; default: as published."),
+    click.option("--crop-pct", type=Range(0, 1, min_open=True), default=1.0, show_default=True),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Default: as published."),
     click.option("--shard-size", type=click.IntRange(1), default=DEFAULT_SHARD_ROWS, show_default=True),
     WORKER,

@@ -8,6 +8,7 @@ Anything else is refused, because a wrong guess would be a wrong map everywhere.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from extract.errors import ImagesError
 
 IMAGENET_1K_CLASSES = 1000
 _NOT_NEEDED = "none: these maps need none, so top-1 is not counted"
-_ROW = re.compile(r"(?P<name>.*\S)\s*,\s*(?P<output>\d+)")
+_ROW = re.compile(r'("(?P<quoted>([^"]|"")+)"|(?P<name>.*\S))\s*,\s*(?P<output>\d{1,9})', re.ASCII)
 
 
 class TeacherClasses(NamedTuple):
@@ -106,12 +107,12 @@ def _nothing_matches(
 
 
 def _by_map(class_names: Sequence[str], outputs: int, path: Path) -> tuple[int, ...]:
-    numbers = _read_class_map(path)
+    numbers = _read_class_map(path, class_names)
     missing = [name for name in class_names if name not in numbers]
     if missing:
         raise ImagesError(
-            f"{path}: expected every class of the dataset, found {len(missing)} missing: "
-            f"{', '.join(map(repr, missing[:3]))}; add them, as the folders are named"
+            f"{path}: expected every class of the dataset, found {len(missing)} missing: {_listed(missing)}; "
+            f"{_why_missing(missing, numbers)}"
         )
     beyond = next((name for name, output in numbers.items() if output >= outputs), None)
     if beyond is not None:
@@ -122,25 +123,46 @@ def _by_map(class_names: Sequence[str], outputs: int, path: Path) -> tuple[int, 
     return tuple(numbers[name] for name in class_names)
 
 
-def _read_class_map(path: Path) -> dict[str, int]:
+def _why_missing(missing: Sequence[str], numbers: Mapping[str, int]) -> str:
+    """What to do about classes that a map lacks, by what it has in their place."""
+    alike = {unicodedata.normalize("NFC", name): name for name in numbers}
+    if twin := next((alike[key] for name in missing if (key := unicodedata.normalize("NFC", name)) in alike), None):
+        return f"{twin!a} of the map looks the same, in other characters: copy the names from the folders"
+    odd = next((name for name in numbers if not _ROW.fullmatch(name)), None)
+    if odd is not None and any(_ROW.fullmatch(name) for name in numbers):
+        return f"{odd!r} is no row of a name and a number, so every line as a whole was taken for a name: mend it"
+    return "add them, as the folders are named"
+
+
+def _read_class_map(path: Path, class_names: Sequence[str]) -> dict[str, int]:
     """Name -> output. Rows `name,output` if all lines are such; else the number of the line counts."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImagesError(f"{path}: expected a text in UTF-8, found {error}; save it as such") from error
     except OSError as error:
         raise ImagesError(f"{path}: expected a class map, one class per line, found {error.strerror}") from error
-    rows = [_ROW.fullmatch(line.strip()) for line in lines]
-    if lines and all(rows):
-        pairs = [(row["name"], int(row["output"])) for row in rows if row]
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    rows = [_ROW.fullmatch(line) for line in lines]
+    if all(rows):
+        pairs = [(_row_name(row), int(row["output"])) for row in rows if row]
     else:
-        pairs = [(line.strip(), number) for number, line in enumerate(lines)]
-    if "" in dict(pairs) or len(dict(pairs)) != len(pairs) or not pairs:
-        raise ImagesError(
-            f"{path}: expected another class on each of {len(pairs)} lines, found none, empty or repeated ones; a "
-            "line's number, from 0, is the output, unless all lines are `name,output`"
-        )
-    return dict(pairs)
+        pairs = [(line, number) for number, line in enumerate(lines)]
+    seen: dict[str, int] = {}
+    for number, (name, output) in enumerate(pairs, 1):
+        if not name or name in seen or (name.startswith("#") and name not in class_names):
+            found = "an empty one" if not name else f"{name!r} again" if name in seen else f"{name!r}"
+            raise ImagesError(
+                f"{path}: line {number}: expected another class on every line, and no comments, found {found}; a "
+                "line's number, from 0, is the output, unless all lines are rows `name,output`"
+            )
+        seen[name] = output
+    return seen
+
+
+def _row_name(row: re.Match[str]) -> str:
+    """As programs write names with commas: in quotes, which are doubled inside."""
+    return row["name"] or row["quoted"].replace('""', '"')
 
 
 def _by_name(name: str, known: Mapping[str, tuple[int, ...]]) -> int:

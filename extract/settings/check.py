@@ -29,6 +29,16 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 }
 
 
+# What the fields that name one of several things may be. Others are refused where they are looked up.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "amp": ("none", "bf16", "fp16"),
+    "crop_mode": ("center", "squash", "border"),
+    "view": ("center", "squash"),
+    "class_weights": ("balanced", "none"),
+}
+POSITIVE = ("crop_pct",)  # which the least value itself is not
+
+
 class Checked:
     """Base of frozen dataclasses whose values are checked when they are made.
 
@@ -50,6 +60,11 @@ class Checked:
                 if isinstance(number, int | float) and not least <= number <= most:
                     limits = f"at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
                     raise ValueError(f"{name}: expected {limits}, found {value!r}")
+            if taken == 0 and field.name in POSITIVE:
+                raise ValueError(f"{name}: expected more than 0, found {value!r}")
+            choices = CHOICES.get(field.name)
+            if choices and taken is not None and taken not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
             object.__setattr__(self, field.name, taken)
 
 

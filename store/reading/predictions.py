@@ -128,7 +128,7 @@ def is_below(rows: float, share: float, bound: float, level: float) -> bool:
 
 def is_untrained(header: Header) -> bool:
     """Whether the teacher has random weights, of which nobody expects right predictions."""
-    return header.teacher.get("source") == "random"
+    return header.teacher.get("source") == "random" and "head" not in header.teacher  # a fitted head is trained
 
 
 @dataclass(frozen=True)

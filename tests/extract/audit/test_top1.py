@@ -137,6 +137,16 @@ def test_chance_is_said_while_the_job_runs_and_once(watched: tuple[Path, Header]
     assert suspicions(Confusion(np.arange(20)), header, store, complete=False) == []
 
 
+def test_a_head_that_was_fitted_on_random_weights_is_expected_to_know_its_classes(watched: tuple[Path, Header]) -> None:
+    names: list[Json] = [str(k) for k in range(20)]
+    teacher: dict[str, Json] = {**TRAINED, "source": "random", "head": {"class_names": names}}
+    header, confusion = replace(watched[1], teacher=teacher), Confusion(np.arange(20))
+    confusion.add(np.arange(400) % 20, (np.arange(400) + 1) % 20)
+    lines = suspicions(confusion, header, watched[0], complete=True)
+    assert "hardly better than a guess" in lines[0]
+    assert any("The class order looks permuted" in line for line in lines)
+
+
 def test_random_weights_are_expected_to_know_nothing(watched: tuple[Path, Header], tmp_path: Path) -> None:
     header = replace(watched[1], teacher={**TRAINED, "source": "random"})
     create_store(tmp_path / "random", header)

@@ -93,3 +93,9 @@ def test_as_the_user_does_it(root: Path) -> None:
     assert (code, output.count("expected the file that its map was made from")) == (1, 5)
     assert "of 5 files compared 5 are not" in output
     assert tokenmix(root / "maps", "--sample", "5")[0] == 2
+
+
+@pytest.mark.parametrize("given", [{"deep": 2}, {"sample": 3}, {"retry_unreadable": True}])
+def test_what_needs_images_is_not_left_out_in_silence(root: Path, given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"verify: {next(iter(given))}=.*: expected images"):
+        verify_all(root / "maps", **given)  # type: ignore[arg-type]

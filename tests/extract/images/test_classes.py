@@ -74,7 +74,9 @@ def test_maps_that_need_no_classes() -> None:
     assert match_classes(["a", "b"], 0).outputs == ()
 
 
-@pytest.mark.parametrize("text", ["x\nb\na\ny\n", "\ufeffa, 2\nb,1\nunused , 0\n", "b,1\r\na,2\r\n"])
+@pytest.mark.parametrize(
+    "text", ["x\nb\na\ny\n", "\ufeffa, 2\nb,1\nunused , 0\n", "b,1\r\na,2\r\n", "x\nb\na\n\n \n", '"b",1\n"a" , 2\n']
+)
 def test_by_class_map(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "map.txt").write_bytes(text.encode())
     assert match_classes(["a", "b"], 4, path) == ((2, 1), f"by {path}")
@@ -88,10 +90,14 @@ def test_names_with_commas_are_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a\n\nb\n", "empty or repeated"),
-        ("a\na\nb\n", "empty or repeated"),
-        ("a,1\na,2\nb,3\n", "empty or repeated"),
-        ("", "found none"),
+        ("a\n\nb\n", "line 2: .*found an empty one"),
+        ("", "line 1: .*found an empty one"),
+        ("a\na\nb\n", "line 2: .*found 'a' again"),
+        ("a,1\na,2\nb,3\n", "line 2: .*found 'a' again"),
+        ("# mine\na\nb\n", "line 1: .*no comments, found '# mine'"),
+        ("class,output\na,0\nb,1\n", "'class,output' is no row of a name and a number"),
+        ("a,0\nb,-1\n", "'b,-1' is no row"),
+        (f"a,0\nb,{'9' * 5000}\n", "is no row"),
         ("a\n", "1 missing: 'b'"),
         ("a,0\nb,4\n", "outputs below 4.*found 4 for 'b'"),
     ],
@@ -101,6 +107,18 @@ def test_a_class_map_that_does_not_fit(tmp_path: Path, text: str, match: str) ->
     with pytest.raises(ImagesError, match=match) as caught:
         match_classes(["a", "b"], 4, path)
     assert str(path) in str(caught.value)
+
+
+def test_a_class_map_has_names_with_commas_quotes_and_number_signs(tmp_path: Path) -> None:
+    (path := tmp_path / "map.txt").write_text('"crane, bird",1\ncrane, machine,2\n"a ""b""",0\n#4,3\n')
+    assert match_classes(["crane, machine", "crane, bird", 'a "b"', "#4"], 4, path).outputs == (2, 1, 0, 3)
+
+
+def test_a_class_map_whose_names_only_look_the_same_is_told_so(tmp_path: Path) -> None:
+    """macOS writes an accent as a character of its own."""
+    (path := tmp_path / "map.txt").write_text("caf\u00e9,1\n", encoding="utf-8")
+    with pytest.raises(ImagesError, match=r"'caf\\xe9' of the map looks the same, in other characters"):
+        match_classes(["cafe\u0301"], 4, path)
 
 
 def test_a_class_map_that_cannot_be_read(tmp_path: Path) -> None:

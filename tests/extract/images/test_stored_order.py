@@ -277,6 +277,5 @@ def test_a_store_whose_keys_are_spelled_as_a_tar_has_them_goes_on_from_folder_an
         given, _ = in_stored_order(list_images(place), tmp_path / "dotted")
         assert given.keys == dotted.keys
         assert not [*other_files(given, tmp_path / "dotted")]
-    assert [target.row for _, target in MapDataset(ImageFolder(root), MapStore(tmp_path / "dotted"))] == [
-        *range(len(images))
-    ]
+    joined = MapDataset(ImageFolder(root), MapStore(tmp_path / "dotted"))
+    assert [joined[number][1].row for number in range(len(images))] == [*range(len(images))]

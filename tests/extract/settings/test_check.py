@@ -48,6 +48,16 @@ def test_another_type_is_named(make: Callable[..., Any], name: str, value: objec
     ("make", "name", "value", "why"),
     [
         (JobOptions, "batch_size", 0, "JobOptions.batch_size: expected at least 1, found 0"),
+        (
+            TEACHER,
+            "crop_mode",
+            "centre",
+            "TeacherSpec.crop_mode: expected one of center, squash, border, found 'centre'",
+        ),
+        (TEACHER, "crop_pct", 0, "TeacherSpec.crop_pct: expected more than 0, found 0"),
+        (TEACHER, "amp", "bf16 ", "expected one of none, bf16, fp16, found 'bf16 '"),
+        (FitOptions, "class_weights", "equal", "expected one of balanced, none, found 'equal'"),
+        (ImportOptions, "view", "whole", "expected one of center, squash, found 'whole'"),
         (JobOptions, "shard_rows", -1, "at least 1"),
         (JobOptions, "decoding_processes", -1, "at least 0"),
         (JobOptions, "min_top1", 50, "from 0 to 1, found 50"),
