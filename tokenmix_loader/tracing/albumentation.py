@@ -51,12 +51,12 @@ def recording_pipeline(pipeline: Any) -> Step:
     _require_version()
     for leaf in leaves(pipeline):
         table = leaf._key2func
-        if _moves(leaf) and not isinstance(table["image"], _RecordingApply):
+        if _is_geometric(leaf) and not isinstance(table["image"], _RecordingApply):
             table["image"] = _RecordingApply(type(leaf).__name__, table["image"])
 
     def run(image: Any) -> Any:
         for leaf in leaves(pipeline):
-            if _moves(leaf) and type(leaf._key2func["image"]) is not _RecordingApply:
+            if _is_geometric(leaf) and type(leaf._key2func["image"]) is not _RecordingApply:
                 raise UntraceableTransform(f"trace: expected the pipeline that was traced, found {leaf} new in it")
         result = pipeline(image=np.asarray(image))["image"]
         # A mirrored view of an array, as AlbumentationsX gives, is nothing that PyTorch takes.
@@ -104,7 +104,8 @@ def _require_version() -> None:
         )
 
 
-def _moves(leaf: Any) -> bool:
+def _is_geometric(leaf: Any) -> bool:
+    """Whether its geometry is known and recorded."""
     return type(leaf).__name__ in GEOMETRY_OF
 
 

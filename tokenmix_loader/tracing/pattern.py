@@ -19,10 +19,10 @@ from torch.nn import functional
 Colours = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 Place = npt.NDArray[np.float64]  # affine and bounds, as TracedTransform.placed returns them
 
-GRID = 48  # a result is looked at in at most about so many cells a side
+GRID = 48  # cells per side, about, into which a result is averaged
 SPOTS = (1 / 8, 1 / 16, 1 / 32)  # sizes of the spots in a side of the image: results show all of it or a tenth
-NEIGHBOURHOOD = 9  # cells a side from whose mean a cell is set off: what is larger, as a shadow, tells nothing
-FINE = 2  # points a side at which the pattern is sampled in each cell
+NEIGHBOURHOOD = 9  # cells per side whose mean is subtracted from a cell: so what is larger, as a shadow, has no effect
+FINE = 2  # points per side of a cell at which the pattern is sampled
 
 
 class Match(NamedTuple):
@@ -80,16 +80,18 @@ def match(result: Any, place: Place, pattern: Pattern) -> Match | None:
     cell = max(1, round(max(rows, columns) / GRID))
     shown = functional.avg_pool2d(pixels[None], min(cell, rows, columns))[0]
     expected, inside = _expected(shown, (columns, rows), cell, place, (_noise(pattern) > 0).float())
-    relief = _relief(shown)
-    relief = relief * inside if inside.any() else relief
-    height = relief.abs().mean((1, 2), keepdim=True)
+    contrast = _local_contrast(shown)
+    contrast = contrast * inside if inside.any() else contrast
+    height = contrast.abs().mean((1, 2), keepdim=True)
     visible = height.flatten() > 1e-5 * pixels.abs().max().clamp(min=1e-6)
     if not visible.any():
         return None
-    relief = (relief / height)[visible].clamp(-3, 3)  # so that no bright spot of another kind drowns the rest
-    wanted = _relief(expected[None]) * inside
-    here, anywhere, clearest = _correlate(relief, wanted)
-    off_px = _off(relief[clearest], wanted[0], inside) * cell
+    contrast = (contrast / height)[visible].clamp(
+        -3, 3
+    )  # so that a bright spot, as of a flare, cannot outweigh the rest
+    wanted = _local_contrast(expected[None]) * inside
+    here, anywhere, clearest = _correlate(contrast, wanted)
+    off_px = _off(contrast[clearest], wanted[0], inside) * cell
     return Match(here, anywhere, off_px, inside.numel(), int(inside.sum()), max(rows, columns))
 
 
@@ -122,21 +124,21 @@ def _expected(
     return means[0], (means[1] == 1).float()
 
 
-def _relief(cells: torch.Tensor) -> torch.Tensor:
-    """[..., H, W], less the mean around each cell."""
+def _local_contrast(cells: torch.Tensor) -> torch.Tensor:
+    """Cells [..., H, W], less the mean around each."""
     return cells - functional.avg_pool2d(cells, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
 
 
-def _correlate(relief: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float, int]:
+def _correlate(contrast: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float, int]:
     """Heights of the correlation within a cell of no shift and over all, and which channel has the first."""
-    spectrum = torch.fft.rfft2(relief) * torch.fft.rfft2(wanted).conj()
-    surface = torch.fft.irfft2(spectrum, s=relief.shape[1:])
+    spectrum = torch.fft.rfft2(contrast) * torch.fft.rfft2(wanted).conj()
+    surface = torch.fft.irfft2(spectrum, s=contrast.shape[1:])
     heights = surface.abs() / surface.std((1, 2), keepdim=True).clamp(min=1e-12)
     near = torch.stack([heights[:, y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)]).amax(dim=0)
     return float(near.max()), float(heights.max()), int(near.argmax())
 
 
-def _off(relief: torch.Tensor, wanted: torch.Tensor, inside: torch.Tensor) -> float:
+def _off(contrast: torch.Tensor, wanted: torch.Tensor, inside: torch.Tensor) -> float:
     """Mean distance in cells by which an affine map of the result fits the pattern better: one step of Lucas-Kanade."""
     by_y, by_x = torch.gradient(wanted)
     y, x = (torch.linspace(-1, 1, n) for n in wanted.shape)
@@ -145,6 +147,6 @@ def _off(relief: torch.Tensor, wanted: torch.Tensor, inside: torch.Tensor) -> fl
     at = inside > 0
     matrix = torch.stack([term[at] for term in terms], dim=1).double()
     squares = matrix.T @ matrix + 1e-6 * torch.eye(len(terms)).double()
-    gain, dx, dy, xx, yx, xy, yy = (torch.linalg.solve(squares, matrix.T @ relief[at].double())).tolist()
+    gain, dx, dy, xx, yx, xy, yy = (torch.linalg.solve(squares, matrix.T @ contrast[at].double())).tolist()
     moved = torch.hypot(dx + xx * x + yx * y, dy + xy * x + yy * y)[at].mean() if at.any() else float("nan")
     return float(moved / max(abs(gain), 1e-12))

@@ -24,7 +24,7 @@ Sizes = tuple[tuple[int, int], ...]
 
 DRAWS = 20  # a step that is applied to one image in five is missed once in a hundred times
 SIZES: Sizes = ((300, 220), (256, 256), (220, 320))
-LARGER = 4  # so many times larger images are for transforms that refuse those above
+LARGER = 4  # times larger are the images for transforms that refuse those above, as their crops are larger
 # Bright and dark ones: what solarizing or posterizing makes equal in one is not in another. The third colour, of a few
 # spots, is for equalizing, which makes black and white of any two.
 COLOURS: tuple[Colours, ...] = (
@@ -36,9 +36,9 @@ COLOURS: tuple[Colours, ...] = (
 # Heights of the correlation, see pattern.Match: right ones are from 7 to 20, wrong ones up to 5 by chance. In a result
 # of few pixels none is higher than the square root of their number, of which this share is enough.
 RIGHT, RIGHT_OF_GREATEST = 6.5, 0.55
-VISIBLE = 0.15  # a result that shows the image in less than so much of it says nothing
-FAILED = 10  # so many draws may raise an error, as some policies do at times
-DOUBTFUL = 3  # so many draws may show no place at all: some policies change colours beyond recognition
+VISIBLE = 0.15  # a result proves nothing where less than this share of it shows the image
+FAILED = 10  # draws that may raise an error, as some policies do at times
+DOUBTFUL = 3  # draws that may show no place at all: some policies change colours beyond recognition
 OFF_PX, OFF_SHARE = 1.5, 0.02  # how far off, in px or in the result's longer side: blurs in motion reach 1 %
 RAMP = 0.006  # of the image's side: the resolution of a ramp of 255 shades
 
@@ -68,11 +68,11 @@ class Fault(NamedTuple):
     @property
     def is_proven(self) -> bool:
         """Whether pixels show another affine, and not merely none."""
-        return self.shown is not None and not self.is_none
+        return self.shown is not None and not self.is_refuted
 
     @property
-    def is_none(self) -> bool:
-        """Whether pixels do show what is recorded."""
+    def is_refuted(self) -> bool:
+        """Whether pixels do show what is recorded, so that there is no fault."""
         if self.shown is None:
             return False
         recorded, shown = (np.reshape(six, (2, 3)) for six in (self.recorded, self.shown))
@@ -102,7 +102,8 @@ def find_fault(traced: Traceable) -> Fault | None:
                 continue
             if fault is not None and fault.is_proven:
                 return fault
-            doubtful += [] if fault is None else [fault]
+            if fault is not None:
+                doubtful.append(fault)
     if len(failed) > FAILED:
         raise _failing(scale, failed[0])
     return doubtful[0] if len(doubtful) > DOUBTFUL else None
@@ -164,13 +165,13 @@ class _Draw:
         self._size = width * scale, height * scale
 
     def fault(self) -> Fault | None:
-        """None if results show what is recorded, or too little of the image to tell."""
-        found = [found for found in self._looks() if found is not None]
-        if not found or _is_right(found[-1]):
+        """None if results show what is recorded, or too little of the image to decide."""
+        looks = [found for found in self._looks() if found is not None]
+        if not looks or _is_right(looks[-1]):
             return None
         fault = self._measured()
-        is_hidden = not fault.is_proven and found[-1].inside < VISIBLE * found[-1].cells
-        return None if fault.is_none or is_hidden else fault
+        is_hidden = not fault.is_proven and looks[-1].inside < VISIBLE * looks[-1].cells
+        return None if fault.is_refuted or is_hidden else fault
 
     def _looks(self) -> Iterator[Match | None]:
         """In one set of colours after another, until what is recorded is seen."""
@@ -194,10 +195,11 @@ class _Draw:
         results = [self._run(image) for image in draw_shades(*self._size)]
         shown = affine_of([image for image, _ in results])
         fault = Fault(self._number, *self._size, results[0][1][:6].tolist(), shown)
+        if fault.is_refuted:
+            return fault
         looks = (self.look(attempt, shown) for attempt in range(len(COLOURS)) if fault.is_proven)
-        return (
-            fault if fault.is_none or any(found and _is_right(found) for found in looks) else fault._replace(shown=None)
-        )
+        is_confirmed = any(found is not None and _is_right(found) for found in looks)
+        return fault if is_confirmed else fault._replace(shown=None)
 
     def _run(self, image: Any) -> tuple[Any, Place]:
         random.seed(self._number)

@@ -1,7 +1,7 @@
-"""What a transform did to the geometry, measured on grey ramps: for the message of a fault, where it can be.
+"""What a transform did to the geometry, measured on grey ramps; for the message of a fault.
 
-Of a black, a white and two ramps' images, put through the same draw, each pixel tells where it comes from as far as
-colours are changed in proportion and pixels are not blurred.
+A black image, a white one and two ramps go through the same draw. From the four values of a pixel follows where it
+comes from, as long as colours change linearly and pixels are not blurred.
 """
 
 from __future__ import annotations
