@@ -1,4 +1,4 @@
-"""The one place that imports `store`: the name is short, and somebody else may have a module of that name."""
+"""The one place that imports `store`: the name is short, and another project may have a module of that name."""
 
 from __future__ import annotations
 

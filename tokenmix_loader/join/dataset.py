@@ -107,7 +107,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         """Image and target.
 
         Raises OSError, and never returns another image, where the file cannot be read; StoreMismatch where the
-        image is of another shape than at extraction, and where it cannot be told whether it was turned.
+        image is of another shape than at extraction, and where it is not certain whether it was turned.
         """
         image = int(self._images[index])
         loaded = load_image(self._files, image)
@@ -131,13 +131,13 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         return turn
 
     def _look_at_turned_ones(self, maps: MapStore) -> None:
-        """Without files to compare with, one image of each orientation shows at once whether it can be told."""
+        """Without files, try one image of each orientation now: where it is not certain whether it was turned, stop early."""
         unknown = int((self._orientations == UNKNOWN).sum())
         if unknown:
             warn_of_unknown_orientations(maps, unknown, stacklevel=4)
         _, firsts = np.unique(self._orientations, return_index=True)
         for image in firsts[self._orientations[firsts] > UPRIGHT].tolist():
-            with suppress(OSError):  # an image that cannot be read is told when it is needed
+            with suppress(OSError):  # an image that cannot be read is reported when it is needed
                 self._turn_of(image, load_image(self._files, image))
 
 

@@ -2,7 +2,7 @@
 
 Maps are in the coordinates of an image as Pillow decodes it. A camera that is held upright writes its pixels lying
 down and says in the file (EXIF, `orientation`, 1 to 8) how to turn them: Pillow, torchvision and timm let them lie;
-OpenCV, Hugging Face's Image column and `ImageOps.exif_transpose` turn or mirror them. Nothing but the pixels tells for
+OpenCV, Hugging Face's Image column and `ImageOps.exif_transpose` turn or mirror them. Only the pixels show for
 certain what a loader did: some turn and leave the tag, some turn JPEGs and not AVIFs. Few images have such a tag; for
 those, what was loaded is compared with the file.
 """
@@ -40,7 +40,7 @@ TURNS: dict[int, tuple[Method | None, Affine]] = {
 FIRST_QUARTER_TURN = 5  # from here on, width and height change places
 SIDE_PX = 32  # images are compared at this size, squashed
 LEAST_LIKENESS = 0.8  # correlation of an image with its file, which may have been scaled, compressed or made grey
-FLAT = 1.0  # norm of what rounding makes of one colour
+FLAT = 1.0  # norm up to which an image is of one colour, but for rounding
 
 
 def turn_applied(
@@ -49,7 +49,7 @@ def turn_applied(
     """How the loader turned an image, as EXIF's number: 1 where it did not.
 
     `size`: (width, height) in px at extraction; `orientation`: EXIF's, 1 to 8, 0 where the store does not know it;
-    `open_file`: opens the encoded image, where it can be reached. Raises StoreMismatch where it cannot be told.
+    `open_file`: opens the encoded image, where it can be reached. Raises StoreMismatch where it cannot be decided.
     """
     if open_file is None:
         return _turn_without_file(key, loaded, size, orientation or orientation_of(loaded) or UPRIGHT)
@@ -90,7 +90,7 @@ def is_upright(file: BinaryIO) -> bool:
     file.seek(0)
     with Image.open(file) as encoded, warnings.catch_warnings():
         warnings.simplefilter("error")
-        try:  # anew: of what Pillow read on opening it forgets that it was damaged
+        try:  # read again: of EXIF that it read on opening, Pillow does not say that it was damaged
             Image.Exif().load(encoded.info.get("exif", b""))
             return encoded.getexif().get(ExifTags.Base.Orientation, UPRIGHT) not in range(2, MAX_ORIENTATION + 1)
         except Exception:  # damaged EXIF, of which each library makes something else
@@ -98,7 +98,7 @@ def is_upright(file: BinaryIO) -> bool:
 
 
 def _may_have_tag(file: BinaryIO) -> bool:
-    """Whether there is a block for EXIF or XMP; of a format without such a look always, and Pillow has to read it.
+    """Whether there is a block for EXIF or XMP; True for formats that are not looked at here and that Pillow has to read.
 
     Pillow itself decodes a PNG to know, and takes a tenth of the time of a small JPEG.
     """
@@ -158,20 +158,20 @@ def _boxed(move: Affine, box: Sequence[float]) -> Bounds:
 
 
 def _turn_without_file(key: str, loaded: Image.Image, size: Sequence[int], orientation: int) -> int:
-    """By the shape where that tells; otherwise by the tag, which most of what turns images takes away."""
+    """By the shape where that decides; otherwise by the tag, which most loaders remove when they turn an image."""
     has_tag = orientation_of(loaded) == orientation
-    lies, turned = (same_shape(upright_size(loaded.size, turn), size) for turn in (UPRIGHT, orientation))
-    if turned and not lies:
+    fits_upright, fits_turned = (same_shape(upright_size(loaded.size, turn), size) for turn in (UPRIGHT, orientation))
+    if fits_turned and not fits_upright:
         if has_tag:
-            raise _undecided(key, orientation, "an image that is turned and still has the tag, which so means nothing")
+            raise _undecided(key, orientation, "an image that is turned and still has the tag")
         return orientation
-    if orientation == UPRIGHT or has_tag or not turned:
+    if orientation == UPRIGHT or has_tag or not fits_turned:
         return UPRIGHT
     raise _undecided(key, orientation, "neither the tag nor a file to compare the image with")
 
 
 def _turn_by_pixels(key: str, loaded: Image.Image, size: Sequence[int], file: BinaryIO) -> int:
-    """The turn after which the file shows what was loaded; of equal ones, which symmetric images have, the least."""
+    """The turn after which the file shows what was loaded; of several that fit, as symmetric images have, the lowest."""
     with Image.open(file) as encoded:
         orientation = orientation_of(encoded)
         encoded.draft("RGB", (SIDE_PX, SIDE_PX))  # a JPEG is decoded at an eighth of its size

@@ -1,4 +1,4 @@
-"""What a dataset is to the join: images under their keys, and how one of them is loaded."""
+"""What the join needs of a dataset: keys and labels of its images, and how one of them is loaded."""
 
 from __future__ import annotations
 

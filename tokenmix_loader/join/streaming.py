@@ -57,7 +57,7 @@ class MapJoin:
         """The transformed image and its target; `image` is a PIL image.
 
         Raises StoreMismatch for a key without a map, for another label and another shape than at extraction, and where
-        it cannot be told whether the image was turned by EXIF; OSError for an image that cannot be decoded, TypeError
+        it is not certain whether the image was turned by EXIF; OSError for an image that cannot be decoded, TypeError
         for anything but a PIL image and a text.
         """
         if not isinstance(key, str):
