@@ -10,8 +10,8 @@ import torch
 Grid = tuple[int, int]  # (gh, gw) in tokens
 Box = tuple[int, int, int, int]  # (top, bottom, left, right) in px
 NO_MAP = -1  # the row of an image without a map
-# The bounds of an image that is given as it is: wider than any image, so that nothing is cut, and a mixer, which gets
-# pixels, sees that they were made of it where nobody followed.
+# The bounds of an image that was not transformed here: wider than any image, so that nothing is cut. A mixer that gets
+# tensors with these bounds knows that a transform was applied later, which was not traced.
 NOT_FOLLOWED = (-1.0, -1.0, 2.0, 2.0)
 ANY_STORE = 0  # the store of an image without a map, and of targets made by hand, which are not checked
 

@@ -1,4 +1,4 @@
-"""Minimum cuts as compiled loops: preflows that are pushed in waves, along exact distances to where they are wanted."""
+"""Minimum cuts as compiled loops: push-relabel (Goldberg and Tarjan) with exact distances in each round."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def minimum_cuts(starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains:
 def minimum_cut(
     starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains: Ints, scratch: Ints, yes: Bools
 ) -> None:
-    """One cut, after Goldberg and Tarjan: what nodes gain flows to nodes that lose, one arc nearer in each step.
+    """One cut by push-relabel: what nodes gain flows to nodes that lose (negative gains), one arc nearer in each step.
 
     In each round the distances are measured anew, and nodes push what they have from the farthest to the nearest, so
     that every arc is looked at twice. When nothing can reach a node that loses any more, the flow is a maximum.
@@ -47,7 +47,7 @@ def minimum_cut(
 
 @njit_cached
 def _measure(starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains: Ints, distance: Ints, queue: Ints) -> int:
-    """Put distances, in arcs with room, to the nearest node that loses, and nodes in that order; -1 without a way.
+    """Put distances to the nearest node that loses, in arcs with capacity left, and nodes in that order; -1 without a way.
 
     Returns how many nodes have one.
     """
@@ -73,7 +73,7 @@ def _measure(starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains: Int
 
 @njit_cached
 def _push(node: int, starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains: Ints, distance: Ints) -> None:
-    """Send on what a node has, as far as there is room on arcs that lead nearer."""
+    """Send on what a node has, as far as arcs that lead nearer have capacity left."""
     nearer = distance[node] - 1
     if nearer < 0:  # it lost before this round
         return

@@ -13,19 +13,19 @@ from tokenmix_loader.batch import NO_MAP, MapTarget
 class BatchChance:
     """A random generator for each batch, from `seed`, the epoch, and the batch's rows and labels in their order.
 
-    An epoch that is shuffled, or whose sampler was told its number, has batches that never came before: for these,
-    content says enough. Where an epoch has the same batches as the last one, each counts how often it came, in memory
-    that all processes share, so that it is drawn anew. No process has to know of the others: between them they see a
-    batch once per epoch, whichever of them gets it. Counting starts at the epoch that `set_epoch` says, or at 0.
+    Shuffled epochs have batches that never came before, so rows and labels alone give new numbers. Where an epoch
+    repeats the last one's batches, it is counted how often each came, in memory that all processes share, so that it
+    is drawn anew. Processes need not agree on anything else: whichever of them gets a batch, it comes once per epoch.
+    Counting starts at the epoch given to `set_epoch`, or at 0.
 
-    Of each row in the store it holds the last batch that began with its map, 8 bytes.
+    Memory: 8 bytes per row of the store. A batch is counted at the first of its rows that has a map.
     """
 
     def __init__(self, seed: int, rows: int) -> None:
-        """`rows`: of the store."""
+        """`rows`: number of rows of the store."""
         self._seed = seed
         self._epoch = _shared(torch.zeros(1, dtype=torch.int64))
-        # Of the batch: 32 bits of its digest, and how often it came. Where an epoch takes no image twice, its batches
+        # Of the last batch counted there: 32 bits of its digest, and how often it came. Where an epoch takes no image twice, its batches
         # have different first rows, so that no two processes write to one place.
         self._last = _shared(torch.zeros(rows, 2, dtype=torch.int32))
 

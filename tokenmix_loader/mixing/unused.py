@@ -1,4 +1,4 @@
-"""A mixer that no batch ever reached says so, for a training without it looks like any other."""
+"""A log line for a mixer that never got a batch, because a training without it looks like any other."""
 
 from __future__ import annotations
 

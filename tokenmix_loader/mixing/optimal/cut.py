@@ -58,8 +58,11 @@ def best_levels(costs: Doubles, down: Doubles, right: Doubles, *, half: bool = T
 
 
 def _capacities(squared: Ints, blocks: int, half: bool) -> Ints:
-    """Of the arcs [B, 2 E], by the weights [B, pairs]: (l_i - l_j)^2 of l = u + v in 0, 1, 2, where v implies u, is
-    |u_i - u_j| + |v_i - v_j| + 2 v_j (1 - u_i) + 2 v_i (1 - u_j); without `half`, u implies v, too."""
+    """Capacities of the arcs, int64 [B, 2 E], for pairs of neighbours [B, pairs] that pay `squared` * (l_i - l_j)^2.
+
+    With l = 2 z = u + v, where u asks for z >= 1/2 and v for z = 1, so that v implies u, the square is
+    |u_i - u_j| + |v_i - v_j| + 2 v_j (1 - u_i) + 2 v_i (1 - u_j). Without `half`, u implies v, too.
+    """
     never = np.full((len(squared), blocks), _NEVER)
     nothing = np.zeros_like(squared)
     forth = np.concatenate((never, squared, squared, 2 * squared, 2 * squared), axis=1)
@@ -100,9 +103,9 @@ def _minimum_cut(graph: CutGraph, capacities: Ints, gains: Ints) -> Bools:
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
     nodes = len(gains)
-    source, sink, everyone = nodes, nodes + 1, np.arange(nodes)
-    tails = np.concatenate((graph.heads.reshape(-1, 2)[:, ::-1].ravel(), np.full(nodes, source), everyone))
-    heads = np.concatenate((graph.heads, everyone, np.full(nodes, sink)))
+    source, sink, numbers = nodes, nodes + 1, np.arange(nodes)
+    tails = np.concatenate((graph.heads.reshape(-1, 2)[:, ::-1].ravel(), np.full(nodes, source), numbers))
+    heads = np.concatenate((graph.heads, numbers, np.full(nodes, sink)))
     values = np.concatenate((capacities, gains.clip(min=0), (-gains).clip(min=0))).astype(np.int32)
     matrix: Any = coo_array((values, (tails, heads)), shape=(nodes + 2, nodes + 2)).tocsr()
     left = matrix - maximum_flow(matrix, source, sink).flow
