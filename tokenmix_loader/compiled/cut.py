@@ -47,7 +47,7 @@ def minimum_cut(
 
 @njit_cached
 def _measure(starts: Ints, arcs: Ints, heads: Ints, capacities: Ints, gains: Ints, distance: Ints, queue: Ints) -> int:
-    """Put distances to the nearest node that loses, in arcs with capacity left, and nodes in that order; -1 without a way.
+    """Put distances, in arcs with capacity left, to the nearest node that loses, and nodes in that order; -1: no way.
 
     Returns how many nodes have one.
     """

@@ -98,7 +98,7 @@ def is_upright(file: BinaryIO) -> bool:
 
 
 def _may_have_tag(file: BinaryIO) -> bool:
-    """Whether there is a block for EXIF or XMP; True for formats that are not looked at here and that Pillow has to read.
+    """Whether there is a block for EXIF or XMP; True for formats that only Pillow can read.
 
     Pillow itself decodes a PNG to know, and takes a tenth of the time of a small JPEG.
     """
@@ -171,7 +171,7 @@ def _turn_without_file(key: str, loaded: Image.Image, size: Sequence[int], orien
 
 
 def _turn_by_pixels(key: str, loaded: Image.Image, size: Sequence[int], file: BinaryIO) -> int:
-    """The turn after which the file shows what was loaded; of several that fit, as symmetric images have, the lowest."""
+    """The turn after which the file shows what was loaded; of several that fit, as of symmetric images, the first."""
     with Image.open(file) as encoded:
         orientation = orientation_of(encoded)
         encoded.draft("RGB", (SIDE_PX, SIDE_PX))  # a JPEG is decoded at an eighth of its size

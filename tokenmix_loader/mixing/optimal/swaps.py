@@ -2,8 +2,8 @@
 
 Every block shows one input k or half of two of them, `contents` (k, l). Its vector z of shares costs z . costs, and
 neighbouring blocks pay `weight` times half the squared distance of their vectors: 1 for two inputs, 1/4 for an input
-and a half of it. One move, an alpha-beta swap (Boykov et al., PAMI 2001) with a level between, takes two inputs k and l and
-all blocks that show nothing else, and finds the best of k, half of each, and l for all of them at once, exactly
+and a half of it. One move, an alpha-beta swap (Boykov et al., PAMI 2001) with a level between, takes two inputs k and
+l and all blocks that show nothing else, and finds the best of k, half of each, and l for all of them at once, exactly
 (`best_levels`); moves go on until none helps.
 """
 
