@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +17,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import recipes.train.epoch
 from recipes.context_digits.generate import generate
 from recipes.train.checkpoint import BEST, LAST
-from recipes.train.data import EpochBatches, ListedImages, find_classes, open_training, open_validation
+from recipes.train.data import EpochBatches, ListedImages, TrainingData, find_classes, open_training, open_validation
 from recipes.train.processes import Processes
 from recipes.train.settings import Settings, TrainingError
 from recipes.train.students import create_student
@@ -111,14 +114,19 @@ class Stop(Exception):  # noqa: N818
     """In the place of a kill."""
 
 
-def stop_after(lines: int) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        nonlocal lines
-        lines -= line.startswith("epoch ")
-        if lines < 0:
+@contextmanager
+def stopping_in_second_epoch() -> Iterator[None]:
+    """With one update of it done."""
+    update = recipes.train.epoch._update
+
+    def once_more(run: Any, number: int) -> None:
+        update(run, number)
+        if number == run.data.batches.updates + 1:
             raise Stop
 
-    return say
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes.train.epoch, "_update", once_more)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -131,11 +139,9 @@ def stop_after(lines: int) -> Callable[[str], None]:
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(digits: Digits, tmp_path: Path, settings: Settings) -> None:
     undisturbed = run(digits, tmp_path / "whole", settings, val=digits.images)
-    with pytest.raises(Stop):
-        run(digits, tmp_path / "stopped", settings, val=digits.images, say=stop_after(1))
-    assert len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 2
-    state = torch.load(tmp_path / "stopped" / LAST, weights_only=True)
-    assert state["epoch"] == 1
+    with stopping_in_second_epoch(), pytest.raises(Stop):
+        run(digits, tmp_path / "stopped", settings, val=digits.images)
+    assert len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 1
     torch.manual_seed(123)  # what happened in between must not matter, nor how many processes load
     resumed = run(digits, tmp_path / "stopped", settings, val=digits.images, workers=1)
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) == 0
@@ -167,19 +173,70 @@ def test_learning_rate_follows_batch_warm_up_and_cosine(digits: Digits, tmp_path
     assert rates == pytest.approx([1e-6 + (1e-2 - 1e-6) * 2 / 3, *cosine])
 
 
-def test_an_epoch_is_the_same_for_any_workers_and_another_one_next_time(digits: Digits) -> None:
-    def epoch(number: int, workers: int, **changed: Any) -> torch.Tensor:
-        settings = replace(SMALL, model="small_cnn", reprob=0.0, **changed)
-        store = MapStore(digits.maps)
-        classes = find_classes(store, None, settings)
-        student = create_student(settings, 10)
-        data = open_training(digits.images, store, classes, student, settings, HERE, workers)
-        return torch.cat([images for images, _ in data.of_epoch(number, mixed=True)])
+def opened(digits: Digits, settings: Settings, processes: Processes = HERE, workers: int = 0) -> TrainingData:
+    store = MapStore(digits.maps)
+    classes = find_classes(store, None, settings)
+    return open_training(digits.images, store, classes, create_student(settings, 10), settings, processes, workers)
 
-    first = epoch(0, 0)
-    assert torch.equal(first, epoch(0, 2))
-    assert not torch.equal(first, epoch(1, 0))
-    assert not torch.equal(first, epoch(0, 0, seed=1))
+
+def test_an_epoch_is_the_same_for_any_workers_and_another_one_next_time(digits: Digits) -> None:
+    def epoch(number: int, workers: int, *, mixed: bool = True, **changed: Any) -> torch.Tensor:
+        settings = replace(SMALL, model="small_cnn", reprob=0.0, **changed)
+        batches = opened(digits, settings, workers=workers).of_epoch(number, mixed=mixed)
+        return torch.cat([images for images, _ in batches])
+
+    assert torch.equal(epoch(1, 0), epoch(1, 2))
+    plain = epoch(0, 0, mixed=False)
+    assert not torch.equal(plain, epoch(1, 0, mixed=False))
+    assert not torch.equal(plain, epoch(0, 0, mixed=False, seed=1))
+    assert not torch.equal(plain, epoch(0, 0))
+
+
+def test_mixing_ends_where_asked(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SMALL, model="small_cnn", mixup_off_epoch=1)
+    data = opened(digits, settings)
+    for mixed in (True, False):
+        targets = torch.cat([targets for _, targets in data.of_epoch(0, mixed=mixed)])
+        assert bool(((targets > 0.02).sum(dim=1) > 1).any()) is mixed
+    asked: list[bool] = []
+    of_epoch = TrainingData.of_epoch
+
+    def recorded(data: TrainingData, epoch: int, *, mixed: bool) -> Any:
+        asked.append(mixed)
+        return of_epoch(data, epoch, mixed=mixed)
+
+    monkeypatch.setattr(TrainingData, "of_epoch", recorded)
+    run(digits, tmp_path, settings)
+    assert asked == [True, False]
+
+
+def test_parts_of_an_update_add_up_to_its_mean(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[torch.Tensor] = []
+
+    def instead(run: Any, _: int) -> None:
+        found.append(torch.cat([each.grad.flatten() for each in run.student.model.parameters()]))
+        raise Stop
+
+    monkeypatch.setattr(recipes.train.epoch, "_update", instead)
+    settings = replace(SMALL, model="test_vit", mix_prob=0.0, drop_path=0.0, reprob=0.0)  # no batch normalisation
+    for parts in (1, 3):
+        with pytest.raises(Stop):
+            run(digits, tmp_path, replace(settings, accumulate=parts))
+    assert found[0].abs().max() > 1e-3
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+
+
+def test_each_process_validates_its_own_share(digits: Digits) -> None:
+    classes = find_classes(MapStore(digits.maps), None, SMALL)
+    student = create_student(SMALL, 10)
+
+    def labels(rank: int, count: int) -> list[int]:
+        batches = open_validation(digits.images, classes, student, SMALL, Processes(HERE.device, rank, count), 0)
+        return torch.cat([labels for _, labels in batches]).tolist()
+
+    shares = [labels(rank, 7) for rank in range(7)]
+    assert {len(share) for share in shares} == {8, 9}
+    assert sorted(chain(*shares)) == sorted(labels(0, 1))
 
 
 def test_processes_share_an_epoch() -> None:
@@ -232,9 +289,7 @@ def test_validation_goes_by_the_names_of_classes(digits: Digits, tmp_path: Path)
 @pytest.mark.parametrize("kind", ["cutmix", *KINDS, *GUIDED])
 def test_every_kind_of_mask_trains(digits: Digits, kind: str) -> None:
     settings = replace(SMALL, model="small_cnn", img_size=64, grid=8, mask=kind, mixup=0.0, batch_size=20)
-    store = MapStore(digits.maps)
-    student = create_student(settings, 10)
-    data = open_training(digits.images, store, find_classes(store, None, settings), student, settings, HERE, workers=0)
+    data = opened(digits, settings)
     _, targets = next(iter(data.of_epoch(0, mixed=True)))
     assert targets.shape == (20, 10)
     assert ((targets > 0.02).sum(dim=1) > 1).any()  # labels were mixed
