@@ -131,7 +131,7 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         return turn
 
     def _look_at_turned_ones(self, maps: MapStore) -> None:
-        """Without files, try one image of each orientation, to stop now where it is not certain whether it was turned."""
+        """Without files, try one image of each orientation, to stop early where turns cannot be recognised."""
         unknown = int((self._orientations == UNKNOWN).sum())
         if unknown:
             warn_of_unknown_orientations(maps, unknown, stacklevel=4)

@@ -26,8 +26,7 @@ class BatchChance:
         self._seed = seed
         self._epoch = _shared(torch.zeros(1, dtype=torch.int64))
         # Of the last batch counted there: 32 bits of its digest, and how often it came. Where an epoch takes no image
-        # twice, its batches
-        # have different first rows, so that no two processes write to one place.
+        # twice, its batches have different first rows, so that no two processes write to one place.
         self._last = _shared(torch.zeros(rows, 2, dtype=torch.int32))
 
     def set_epoch(self, epoch: int) -> None:
