@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extract.job.processes.in_hand import Waiting
-from extract.job.processes.patience import spell_slow, told_of_slow
+from extract.job.processes.patience import reporting_slow, spell_slow
 from extract.job.processes.signals import Stopped
 from extract.job.progress import Progress, Report
 from extract.job.publisher import Publisher
@@ -81,7 +81,7 @@ def fill_store(
     queue = ShardQueue(store, header, worker)
     progress = Progress(queue.total(), confusion=Confusion(header.teacher_class))
     shards_written, started = 0, time.monotonic()
-    with Publisher(header, queue, progress.note) as publisher, _slow_are_told(source, publisher, say):
+    with Publisher(header, queue, progress.note) as publisher, _reporting(source, publisher, say):
         while (first := queue.wait(stop)) is not None:
             wanted = _row_numbers(header, queue, first, batch_size, progress)
             for rows in _until_stopped(source(wanted, progress), say):
@@ -104,14 +104,14 @@ def _until_stopped(rows: Iterator[Rows], say: Callable[[str], None]) -> Iterator
         say(f"stopped while {stopped}")
 
 
-def _slow_are_told(source: RowSource, publisher: Publisher, say: Callable[[str], None]) -> AbstractContextManager[None]:
+def _reporting(source: RowSource, publisher: Publisher, say: Callable[[str], None]) -> AbstractContextManager[None]:
     """To the person at the terminal or its log, and by the claims to `tokenmix status`."""
 
-    def tell(waiting: Waiting) -> None:
+    def report(waiting: Waiting) -> None:
         publisher.tell_slow(waiting)
         say(spell_slow(waiting))
 
-    return told_of_slow(source.in_hand, tell)
+    return reporting_slow(source.in_hand, report)
 
 
 def _row_numbers(header: Header, queue: ShardQueue, first: int, batch_size: int, progress: Progress) -> Iterator[range]:

@@ -11,7 +11,7 @@ import torch
 from extract.errors import TeacherError
 from extract.images.image_list import ImageList
 from extract.job.decoding import Batch, Decoder
-from extract.job.processes.patience import spell_slow, told_of_slow
+from extract.job.processes.patience import reporting_slow, spell_slow
 from extract.job.processes.pool import DecodingProcesses
 from extract.job.processes.signals import Stopped
 from extract.job.progress import Progress
@@ -69,9 +69,9 @@ def spool_features(
     count = min(options.decoding_processes, math.ceil(len(images) / options.batch_size))
     decoder = Decoder(images, pooled.preprocessing)
     decoding = DecodingProcesses(decoder, count, pin_memory=pooled.device.type == "cuda")
-    slow_are_told = told_of_slow(decoding.in_hand, lambda waiting: say(spell_slow(waiting)))
+    slow_reported = reporting_slow(decoding.in_hand, lambda waiting: say(spell_slow(waiting)))
     try:
-        with slow_are_told:
+        with slow_reported:
             for batch in decoding.batches(_batches(len(images), options.batch_size)):
                 if stop():
                     raise Stopped("computing features")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import get_worker_info
 
-LONG_S = 5.0  # an image that takes longer is named where a stop ends the waiting for it
+LONG_S = 5.0  # an image that takes longer is named in the message of a stop that ended the waiting for it
 
 
 class Waiting(NamedTuple):
@@ -54,7 +54,7 @@ class InHand:
         return Waiting(self._keys[row], (time.monotonic_ns() - since) / 1e9)
 
     def __str__(self) -> str:
-        """What somebody waits for who waits for the next images."""
+        """What a job is waiting for that waits for its next images."""
         waiting = self.longest()
         if waiting is None or waiting.seconds < LONG_S:
             return "waiting for images"

@@ -1,4 +1,4 @@
-"""Images that take too long: somebody is told, once for each, while the job goes on waiting."""
+"""Images that take too long are reported, each once, while the job goes on waiting."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 from extract.job.processes.in_hand import Waiting
 
 SLOW_S = 60.0  # no image takes so long to read and decode; a hung file system, a FIFO or a stuck decoder does
-LOOK_S = 1.0
+LOOK_S = 1.0  # between two looks
 
 
 @contextmanager
-def told_of_slow(in_hand: Callable[[], Waiting | None], tell: Callable[[Waiting], None]) -> Iterator[None]:
-    """Within the block `tell` is called, in a thread of its own, when an image is in hand for longer than SLOW_S."""
+def reporting_slow(in_hand: Callable[[], Waiting | None], report: Callable[[Waiting], None]) -> Iterator[None]:
+    """Within the block `report` is called, in a thread of its own, when an image is in hand for longer than SLOW_S."""
     end = threading.Event()
 
     def look() -> None:
-        told = None
+        reported = None
         while not end.wait(LOOK_S):
             waiting = in_hand()
-            if waiting is not None and waiting.seconds > SLOW_S and waiting.key != told:
-                told = waiting.key
-                tell(waiting)
+            if waiting is not None and waiting.seconds > SLOW_S and waiting.key != reported:
+                reported = waiting.key
+                report(waiting)
 
     thread = threading.Thread(target=look, name="patience", daemon=True)
     thread.start()
@@ -31,11 +31,11 @@ def told_of_slow(in_hand: Callable[[], Waiting | None], tell: Callable[[Waiting]
         yield
     finally:
         end.set()
-        thread.join(LOOK_S)  # it may be telling somebody who does not listen
+        thread.join(LOOK_S)  # `report` may hang, as a terminal can
 
 
 def spell_slow(waiting: Waiting) -> str:
-    """For a person."""
+    """The line that says so."""
     return (
         f"{waiting.key!r}: expected to be read and decoded within seconds, has taken {waiting.seconds:.0f} s so far; "
         "waiting: check the file and its file system"

@@ -99,7 +99,7 @@ class DecodingProcesses:
         killer = threading.Timer(END_S, self._kill)
         killer.daemon = True
         killer.start()
-        with _deaths_unheard():
+        with _without_sigchld_handler():
             shut_down = getattr(decoded, "_shutdown_workers", self._kill)
             shut_down()
             killer.cancel()
@@ -112,7 +112,7 @@ class DecodingProcesses:
 
 
 @contextmanager
-def _deaths_unheard() -> Iterator[None]:
+def _without_sigchld_handler() -> Iterator[None]:
     """Without torch's handler, which raises RuntimeError wherever the main thread is when a process is killed."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -38,7 +38,7 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Callable that tells whether a stop was asked for; `exit_code` says how the process should end then."""
+    """Callable: whether a stop was asked for; `exit_code` says how the process should end then."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` gets the last words of a process that had to be ended."""
@@ -94,7 +94,7 @@ class StopRequest:
     def _end(self, why: str) -> None:
         """End this process and its decoding processes here and now.
 
-        That is always safe: a shard appears by one rename, so nobody ever sees a half of one.
+        That is always safe: a shard appears by one rename, so that no unfinished one is ever seen.
         """
         assert self.signal is not None
         doing = f" while {_waits[-1]()}" if _waits else ""
@@ -154,7 +154,7 @@ def stoppable(waits: Callable[[], str]) -> Iterator[None]:
 
 
 def _leave_to_listener(_number: int, _frame: FrameType | None) -> None:
-    """A handler there must be, for Python to write the number."""
+    """Does nothing: Python writes the number of a signal into the pipe only where it has a handler."""
 
 
 def _interrupt(_number: int = 0, _frame: FrameType | None = None) -> None:
