@@ -200,7 +200,7 @@ def now(teacher: TimmTeacher) -> float:
 
 
 def decode(teacher: TimmTeacher, images: ImageList, options: JobOptions) -> None:
-    """What the decoding processes do, with nobody behind them."""
+    """What the decoding processes do, without a teacher that takes their batches."""
     decoder = Decoder(images, teacher.preprocessing)
     loader: DataLoader[Any] = DataLoader(
         decoder,

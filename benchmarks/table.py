@@ -111,7 +111,7 @@ FIGURES = (
 
 
 def table() -> str:
-    """Markdown; raises FileNotFoundError for what nobody has measured, KeyError for a result without the field."""
+    """Markdown; raises FileNotFoundError for what was not measured, KeyError for a result without the field."""
     lines = ["| measured | figure | command |", "|---|---|---|"]
     for what, script, path, form in FIGURES:
         value: Any = json.loads((RESULTS / f"{script}.json").read_text())

@@ -81,5 +81,5 @@ def _configured(model: Any, classifier: str) -> nn.Module:
 def _refuse_weights(pretrained: bool) -> None:
     if pretrained:
         raise ValueError(
-            "small students: expected a checkpoint, found pretrained=True; nobody published weights of them"
+            "small students: expected a checkpoint, found pretrained=True; no weights of them were published"
         )

@@ -86,7 +86,7 @@ COLUMNS = (
 ORIENTATION = Field("orientation", np.dtype("u1"))
 FINGERPRINT = Field("fingerprint", np.dtype("<u8"))
 OPTIONAL_COLUMNS = (ORIENTATION, FINGERPRINT)
-UNKNOWN = 0  # of either column: nobody looked, or nobody could
+UNKNOWN = 0  # of either column: not read, or not readable
 UPRIGHT, MAX_ORIENTATION = 1, 8  # EXIF counts from 1
 DIGEST = Field("digest", np.dtype("<u8"))
 # UTF-8 of fixed length, padded with NUL: inside the digest, not in HDF5's heap, which has no checksums.

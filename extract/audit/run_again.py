@@ -63,11 +63,8 @@ def rerun_teacher(
         for row, error, message in _compare(store, chosen[at : at + BATCH], images, places, teacher):
             largest = max(largest, error)
             if message or error > tolerance:
-                said = (
-                    message
-                    or f"expected an error of at most {tolerance:g} of the map's largest value, found {error:.3g}"
-                )
-                problems.append(f"row {row}, key {store.keys[row]!r}: teacher run again: {said}")
+                found = f"expected an error of at most {tolerance:g} of the map's largest value, found {error:.3g}"
+                problems.append(f"row {row}, key {store.keys[row]!r}: teacher run again: {message or found}")
     return RerunReport(len(chosen), largest, tolerance, tuple(problems))
 
 
@@ -148,6 +145,6 @@ def _fault(store: MapStore, row: int, batch: Batch, i: int) -> str:
     if readable and store.sizes[row].tolist() != batch.size[i].tolist():
         return f"expected an image of {store.sizes[row].tolist()} px, found {batch.size[i].tolist()}"
     fingerprint = int(store.fingerprints[row])
-    if readable and UNKNOWN != fingerprint != int(batch.fingerprint[i]):
+    if readable and fingerprint not in (UNKNOWN, int(batch.fingerprint[i])):
         return f"expected the file of fingerprint {fingerprint:016x}, found {int(batch.fingerprint[i]):016x}"
     return ""

@@ -25,10 +25,10 @@ from store.reading.predictions import (
 )
 from store.spec import Json
 
-LIVE_LEVEL = 1e-4  # of error, while the job runs and is judged again and again
-CHECK_ROWS = 256
-WINDOWS = 64  # of so many rows, among which a sudden drop is looked for
-DROP = 0.25  # of the share before
+LIVE_LEVEL = 1e-4  # significance level while the job runs, for it is tested again and again
+CHECK_ROWS = 256  # between two tests
+WINDOWS = 64  # earlier tests that a sudden drop is measured from
+DROP = 0.25  # of the share of right predictions before
 WORST = 3  # classes that are named
 
 

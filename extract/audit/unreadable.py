@@ -18,7 +18,7 @@ from store.spec import shard_name
 def drop_repaired(images: ImageList, store: Path) -> list[str]:
     """Remove shards with unreadable images that can be decoded now; a line on each shard.
 
-    To be called while nobody is at work. Raises StoreMismatch for other images, ShardError for a shard that cannot be
+    To be called while no worker runs. Raises StoreMismatch for other images, ShardError for a shard that cannot be
     read, ExtractError for maps that were imported, whose images were never decoded.
     """
     images, _ = in_stored_order(images, store)

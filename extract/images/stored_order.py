@@ -31,7 +31,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
 
     Where there is no store, or one of other classes, the images stay as they are. Raises StoreMismatch, with
     examples, for images that are gone or have another label, and for new ones without `extend`; ImagesError for new
-    ones while shards are missing: until then nobody knows which are new.
+    ones while shards are missing: until then it is not known which are new.
     """
     if not (store / HEADER_FILE).exists():
         return images, ()
@@ -61,7 +61,7 @@ def in_stored_order(images: ImageList, store: Path, *, extend: bool = False) -> 
     new = [key for key in images.keys if key not in labels]
     if complete and not new and _differ_in_ties(images.keys, list(labels)):
         return _put_first(images, list(labels)), header.earlier
-    if not (complete and new):  # another order, or who knows: the header's comparison refuses it
+    if not (complete and new):  # another order, or some images replaced: the header's comparison refuses it
         return images, header.earlier
     if not extend:
         raise StoreMismatch(

@@ -105,7 +105,7 @@ def _until_stopped(rows: Iterator[Rows], say: Callable[[str], None]) -> Iterator
 
 
 def _reporting(source: RowSource, publisher: Publisher, say: Callable[[str], None]) -> AbstractContextManager[None]:
-    """To the person at the terminal or its log, and by the claims to `tokenmix status`."""
+    """Slow images are named on the terminal or in the log, and in the claims that `tokenmix status` reads."""
 
     def report(waiting: Waiting) -> None:
         publisher.tell_slow(waiting)

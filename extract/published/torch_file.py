@@ -78,7 +78,7 @@ def tensor_bytes(array: Array) -> bytes:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opening a pipe would otherwise wait for somebody to write into it."""
+    """Opening a pipe would otherwise wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -15,7 +15,7 @@ from timm.models import load_state_dict
 from extract.errors import TeacherError
 
 _LOG = logging.getLogger(__name__)
-# Names that torch puts between a module and its parts; nobody else names a part so.
+# Names that torch's wrappers put between a module and its parts; models do not use them.
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # The counters of batches are of no use in evaluation mode; the first versions of torch left them out, and so may files.
 _COUNTER = "num_batches_tracked"
