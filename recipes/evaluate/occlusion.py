@@ -27,7 +27,7 @@ from recipes.evaluate.student import Student, load_students, student_options, to
 from tokenmix_loader import MapDataset, MapStore, mix_images, read_tokens
 
 Ints = npt.NDArray[np.int64]
-Curves = dict[str, Ints]  # order -> images that are right at each share of dropped tokens
+Curves = dict[str, Ints]  # order -> images classified correctly at each share of dropped tokens
 
 
 @click.command(help="Evaluate students on IMAGES, a class folder, with tokens dropped.")
@@ -70,7 +70,7 @@ def evaluate(
     student: Student, loader: DataLoader[Any], store: MapStore | None, grid: int, shares: list[float],
     rng: np.random.Generator,
 ) -> Curves:  # fmt: skip
-    """Images that are right for each order of dropping and each share of tokens dropped."""
+    """How many images are classified correctly, for each order of dropping and each share of tokens dropped."""
     hits: Curves = {}
     for pixels, target in loader:
         label = target if store is None else target.label
@@ -87,12 +87,12 @@ def orders(
     rng: np.random.Generator, batch: int, grid: int, tokens: torch.Tensor | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The place of each token in the order of dropping, [B, grid, grid] from 0; ties are broken at random."""
-    lots = rng.random((batch, grid * grid))
-    keys: dict[str, npt.NDArray[Any]] = {"random": np.zeros_like(lots)}
+    tie_break = rng.random((batch, grid * grid))
+    keys: dict[str, npt.NDArray[Any]] = {"random": np.zeros_like(tie_break)}
     if tokens is not None:
         keys |= {"attentive": -tokens.flatten(1).numpy(), "background": tokens.flatten(1).numpy()}
     for order, key in keys.items():
-        ranks = np.lexsort((lots, key), axis=1).argsort(axis=1)
+        ranks = np.lexsort((tie_break, key), axis=1).argsort(axis=1)
         yield order, torch.from_numpy(ranks.reshape(batch, grid, grid))
 
 

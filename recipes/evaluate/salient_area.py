@@ -24,7 +24,7 @@ from recipes.evaluate.batch import SIDE_PX, whole_images
 from recipes.evaluate.drawing import COLOURS, grid_of, heat, picture, save
 from tokenmix_loader import MapStore, read_tokens
 
-OPAQUE = 128
+OPAQUE = 128  # from this opacity on a pixel is the object's
 CELLS = 56  # per side: the areas are compared there
 SALIENT, OBJECT = COLOURS[1], COLOURS[2]
 
@@ -49,8 +49,8 @@ def read_mask(path: Path) -> torch.Tensor:
 
 def draw(
     pixels: torch.Tensor, tokens: torch.Tensor, masks: Sequence[torch.Tensor | None], names: Sequence[str]
-) -> Figure:  # fmt: skip
-    """A column per image: the image, its map, and both areas."""
+) -> Figure:
+    """A column per image [B, 3, H, W] from 0 to 1: the image, its evidence [B, 56, 56], and both areas."""
     figure, axes = grid_of(3, len(pixels), 1.8)
     for column, (image, values, mask, name) in enumerate(zip(pixels, tokens, masks, names, strict=True)):
         array = image.permute(1, 2, 0).numpy()

@@ -58,7 +58,7 @@ def train(
     number any more, StoreError for a damaged store, OSError for an image that cannot be read.
     """
     with join_processes(device) as processes:
-        tell = say if processes.rank == 0 else _nobody
+        tell = say if processes.rank == 0 else _silent
         store = MapStore(maps)
         classes = find_classes(store, class_map, settings)
         random_seed(settings.seed)
@@ -177,8 +177,8 @@ def _line(settings: Settings, row: Row, left: float) -> str:
     return ", ".join([*parts, f"{timedelta(seconds=round(left))} left"])
 
 
-def _nobody(_: str) -> None:
-    """Only the first process talks."""
+def _silent(_: str) -> None:
+    """Only the process of rank 0 prints."""
 
 
 @click.command(help="Train a student on IMAGES with TokenMix targets from MAPS; the same command goes on.")

@@ -41,9 +41,7 @@ def figures(matrix: torch.Tensor) -> Figures:
         raise ValueError("mIoU: expected pixels with a label, found none; look at the labels' files")
     right, there = matrix.diag(), matrix.sum(1)
     iou = right / (there + matrix.sum(0) - right)
-    return Figures(
-        iou, float(iou.nanmean()), float((right / there).nanmean()), float(right.sum() / matrix.sum())
-    )  # fmt: skip
+    return Figures(iou, float(iou.nanmean()), float((right / there).nanmean()), float(right.sum() / matrix.sum()))
 
 
 @torch.inference_mode()

@@ -19,8 +19,8 @@ IGNORED: Final = 255  # a pixel of no class: it counts neither in the loss nor i
 ADE_CLASSES: Final = 150
 ADE_SPLITS: Final = ("training", "validation")
 OPAQUE: Final = 128  # from this opacity on a pixel is the object's
-MAX_CLASS_SHARE: Final = 0.75  # of a crop; tried so many times, as in MMSegmentation's setting for ADE20K
-CROP_TRIES: Final = 10
+MAX_CLASS_SHARE: Final = 0.75  # of a crop, as in MMSegmentation's setting for ADE20K
+CROP_TRIES: Final = 10  # until a crop meets that
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
 
@@ -78,9 +78,8 @@ def _ade(root: Path, split: str) -> Scenes:
 
 
 def _read_ade(path: Path, _: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    labels: np.ndarray[Any, np.dtype[np.uint8]] = np.asarray(Image.open(path), np.uint8) - np.uint8(
-        1
-    )  # 0 wraps round to 255
+    stored: np.ndarray[Any, np.dtype[np.uint8]] = np.asarray(Image.open(path), np.uint8)
+    labels = stored - np.uint8(1)  # 0, "other", wraps round to 255, which is ignored
     if (labels[labels != IGNORED] >= ADE_CLASSES).any():
         raise ValueError(
             f"{path}: expected labels 0 to {ADE_CLASSES}, found {int(labels[labels != IGNORED].max()) + 1}"

@@ -7,8 +7,8 @@ ADEChallengeData2016 is the folder of that name as its archive unpacks (images/t
 Every default is Table 13's: Adam, learning rate 1e-3 falling linearly to 0 after 1,500 warm-up steps, 160,000 steps
 of 16 crops of 512 px, weight decay .05. That table is BEiT's (arXiv 2106.08254, Table 14) without four of its rows,
 which are taken from there: a layer decay of .65, without which 1e-3 is not credible for a vision transformer, AdamW's
-betas and epsilon, drop path .1. The decoder is SETR-PUP's, without auxiliary heads. Nobody published code for this
-combination.
+betas and epsilon, drop path .1. The decoder is SETR-PUP's, without auxiliary heads. No code was
+published for this combination.
 
 Expected: 59 GMAC per crop of DeiT-T, 51 of them in the decoder; 1.5 to 3 hours on one H100 (arithmetic, not run). The
 paper's mIoU with CutMix's and TokenMix's students: DeiT-T 36.4 and 37.1, S 42.3 and 44.5, B 46.3 and 46.8. Runs differ
