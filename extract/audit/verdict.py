@@ -14,6 +14,8 @@ from extract.images.listing import list_images
 from extract.images.same_files import other_files
 from extract.images.stored_order import in_stored_order
 from store import StoreError, VerifyReport, read_header
+from store.format.header import differences
+from store.format.header_fields import short
 from store.spec import FINGERPRINT, shard_name
 
 
@@ -85,9 +87,9 @@ def compare_images(store: Path, images: ImageList) -> tuple[str, ...]:
         return (f"{images.root}: {error}",)
     stored = read_header(store).dataset
     return tuple(
-        f"{images.root}: {what} differ from the store's: expected {stored[name]}, found {given[name]}"
+        f"{images.root}: {what} differ from the store's: {place}: expected {short(expected)}, found {short(found)}"
         for name, what in (("class_names", "class names"), ("digest", "names or labels of the images"))
-        if given[name] != stored[name]
+        for place, expected, found in differences(name, stored[name], given[name])
     )
 
 

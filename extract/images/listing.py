@@ -56,7 +56,7 @@ def list_images(
         found, left_out = list_wds(name, suffixes, target_key, preferred=preferred)
     else:
         found, left_out = _list_files(root, suffixes, target_key)
-    for line in (left_out.line(), _mac_files(found.keys)):
+    for line in (left_out.line(), _mac_files(found.keys), "" if scheme else _hidden_classes(found)):
         if line:
             say(f"{root}: {line}")
     return found
@@ -117,6 +117,17 @@ def _mac_files(keys: Sequence[str]) -> str:
     return (
         f"{len(found)} files such as {found[0]!r} are macOS's own and no images, though every dataset lists them: "
         "delete them (`find IMAGES -name '._*' -delete`), or let them be unreadable images with --max-errors"
+    )
+
+
+def _hidden_classes(found: ImageList) -> str:
+    """A line on folders that programs hide, such as .ipynb_checkpoints, and that every dataset takes for classes."""
+    hidden = [name for name in found.class_names if name.startswith(".")]
+    if not hidden:
+        return ""
+    return (
+        f"{', '.join(map(repr, hidden[:3]))} of {len(found.class_names)} classes are hidden folders, which every "
+        "dataset takes for classes too: if they are none, remove them before any training, for other labels change then"
     )
 
 

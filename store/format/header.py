@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from store.spec import (
 )
 
 _NO_DIGEST = "0" * 64
+_LONG = 10  # of a list that is not shown as a whole: two of 1000 class names may begin alike
 NOT_COMPARED = ("root_name", "suffixes")  # of `dataset`: how its images were found, where `digest` says which they are
 
 
@@ -193,8 +195,8 @@ class Header:
         """Raise StoreMismatch where `given`, a new configuration, differs from this stored one."""
         if self.content_digest == given.content_digest:
             return
-        differences = _walk("", _content(self), _content(given))
-        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in differences]
+        found = differences("", _content(self), _content(given))
+        lines = [f"  {name}: stored {short(a)}, given {short(b)}" for name, a, b in found]
         raise StoreMismatch(
             f"{where}: the store was made with another configuration:\n" + "\n".join(lines) + "\n"
             "Give the stored values to resume, or another path to start a new store."
@@ -242,10 +244,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
 
 
-def _walk(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:
-    """Each leaf at which two JSON values differ; lists count as leaves."""
+def differences(name: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:
+    """Each leaf at which two JSON values differ; lists count as leaves, long ones by their first difference."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys([*a, *b]):
-            yield from _walk(f"{name}.{key}".lstrip("."), a.get(key, ABSENT), b.get(key, ABSENT))
+            yield from differences(f"{name}.{key}".lstrip("."), a.get(key, ABSENT), b.get(key, ABSENT))
     elif json.dumps(a) != json.dumps(b):  # 1, 1.0 and true are equal to Python, not to the digest
+        if isinstance(a, list) and isinstance(b, list) and max(len(a), len(b)) > _LONG:
+            pairs = enumerate(zip_longest(a, b, fillvalue=ABSENT))
+            place, (a, b) = next((i, pair) for i, pair in pairs if json.dumps(pair[0]) != json.dumps(pair[1]))
+            name = f"{name}[{place}]"
         yield name, a, b

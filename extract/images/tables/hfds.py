@@ -21,6 +21,11 @@ _NUMBER_TEXTS = (
     "datasets.load_dataset(NAME, split=SPLIT).class_encode_column({!r}).to_parquet('NEW/train.parquet'): give hfds/NEW "
     "here and to the training"
 )
+_NOT_BY_NAME = (
+    "one of several configs or what save_to_disk left, is put in its reach by datasets.load_dataset(NAME, CONFIG, "
+    "split=SPLIT), or load_from_disk(FOLDER), and .to_parquet('NEW/train.parquet'): give hfds/NEW here and to "
+    "the training"
+)
 
 
 def list_hfds(name: str, input_key: str | None = None, target_key: str | None = None) -> TableList:
@@ -58,7 +63,7 @@ def _load(name: str) -> Any:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ImagesError(
             f"hfds/{name}: expected a dataset with a split {split or 'train'!r}, found: {error}; check the name, and "
-            "put another split behind it: hfds/NAME:SPLIT"
+            f"put another split behind it: hfds/NAME:SPLIT; what timm's reader cannot name, such as {_NOT_BY_NAME}"
         ) from error
 
 

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from extract.audit.verdict import compare_files, verify_all
+from extract.audit.verdict import compare_files, compare_images, verify_all
 from extract.images.listing import list_images
-from store import MapStore, create_store, read_header
-from store.spec import shard_name
+from store import MapStore, StoreMismatch, create_store, read_header
+from store.spec import Json, shard_name
 
 
 @pytest.fixture
@@ -99,3 +99,17 @@ def test_as_the_user_does_it(root: Path) -> None:
 def test_what_needs_images_is_not_left_out_in_silence(root: Path, given: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"verify: {next(iter(given))}=.*: expected images"):
         verify_all(root / "maps", **given)  # type: ignore[arg-type]
+
+
+def test_of_many_classes_the_first_that_differs_is_named(root: Path, tmp_path: Path) -> None:
+    names: list[Json] = [f"class {number:02}" for number in range(30)]
+    header = read_header(root / "maps")
+    dataset: dict[str, Json] = {**header.dataset, "class_names": names, "teacher_class": [0] * 30}
+    other = replace(header, dataset={**dataset, "class_names": [*names[:20], "other", *names[21:]]})
+    header = replace(header, dataset=dataset)
+    create_store(tmp_path / "many", header)
+    listed = replace(list_images(root / "images"), class_names=other.dataset["class_names"])  # type: ignore[arg-type]
+    (line,) = compare_images(tmp_path / "many", listed)
+    assert line.endswith("class names differ from the store's: class_names[20]: expected 'class 20', found 'other'")
+    with pytest.raises(StoreMismatch, match=r"dataset.class_names\[20\]: stored 'class 20', given 'other'"):
+        header.require(other, "maps")

@@ -178,3 +178,11 @@ def test_a_python_that_reads_names_in_another_encoding_is_told_so(make_folder: M
     environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
     assert "which is UTF-8, but this Python reads names in another encoding: set PYTHONUTF8=1" in run.stderr
+
+
+def test_a_hidden_folder_that_becomes_a_class_is_said(make_folder: MakeFolder) -> None:
+    """ImageFolder and timm take it for one, too."""
+    said: list[str] = []
+    root = make_folder({"a": ["1.jpg"], ".ipynb_checkpoints": ["1-checkpoint.jpg"]})
+    assert list_images(root, say=said.append).class_names == ImageFolder(root).classes == [".ipynb_checkpoints", "a"]
+    assert "'.ipynb_checkpoints' of 2 classes are hidden folders" in said[0]

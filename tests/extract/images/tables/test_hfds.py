@@ -171,3 +171,13 @@ def test_a_broken_file_and_a_missing_split(make: Make, tmp_path: Path) -> None:
     (tmp_path / "table" / "train.parquet").write_bytes(b"PAR1garbagePAR1")
     with pytest.raises(ImagesError, match="expected a dataset with a split 'train', found"):
         list_images(place)
+
+
+def test_what_save_to_disk_left_is_refused_with_the_call_that_turns_it_over(make: Make, tmp_path: Path) -> None:
+    make(image=(IMAGE, [CELL]), label=(TWO, [0]))  # for its own cache
+    datasets.Dataset.from_dict({"image": ["1.jpg"], "label": [0]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ImagesError, match=r"load_from_disk\(FOLDER\), and \.to_parquet\('NEW/train.parquet'\)"):
+        list_images(f"hfds/{tmp_path / 'saved'}")
+    (tmp_path / "NEW").mkdir()
+    datasets.load_from_disk(tmp_path / "saved").to_parquet(tmp_path / "NEW" / "train.parquet")
+    assert list_images(f"hfds/{tmp_path / 'NEW'}").keys == ["1.jpg"]
