@@ -7,7 +7,7 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-slurm lint format clean
+.PHONY: demo gallery test test-slow test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
@@ -21,6 +21,10 @@ $(UV):
 demo: .venv/.ready
 	$(BIN)/python -m recipes.context_digits.demo demo
 	$(BIN)/python -m recipes.photographs.demo demo/photographs
+
+# Figures 3 to 8 of the paper; the part with objects needs Debian's tuxpaint-stamps-default, see recipes/cut_outs.
+gallery: .venv/.ready
+	$(BIN)/python -m recipes.evaluate.gallery demo/gallery
 
 # A process per core, each with one thread; what one file's tests share is made once.
 test: .venv/.ready

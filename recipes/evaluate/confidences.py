@@ -69,7 +69,7 @@ def _bars(axes: Any, students: Sequence[str], found: Sequence[Answer], label: in
     for line, (student, number, probability) in enumerate(lines):
         y = line + student / 2
         axes.barh(y, probability, color=COLOURS[student % len(COLOURS)], alpha=1.0 if number == label else 0.35)
-        axes.text(0.02, y, f"{names[number][:16]} {probability:.2f}", va="center", fontsize=7)
+        axes.text(0.02, y, f"{names[number][:20]} {probability:.2f}", va="center", fontsize=7)
     for student, name in enumerate(students):
         axes.text(
             1,

@@ -26,7 +26,7 @@ def picture(axes: Axes, image: Array, title: str = "") -> None:
     """An image without ticks."""
     axes.imshow(image)
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=8)
 
 
 def heat(axes: Axes, image: Array, values: torch.Tensor, title: str = "") -> None:

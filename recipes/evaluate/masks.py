@@ -20,7 +20,7 @@ from recipes.evaluate.drawing import grid_of, picture, save
 from tokenmix_loader import MapStore, TokenMix
 from tokenmix_loader.batch import MapTarget
 
-KINDS = ("cutmix", "region", "random", "block", "attentive", "peak", "puzzle", "comix")
+KINDS = ("cutmix", "region", "random", "block", "attentive", "saliencymix", "puzzle", "comix")
 
 
 def draw(
@@ -37,8 +37,8 @@ def draw(
             picture(axis, _array(pixels[number]), names[int(targets.label[number])][:20])
         for axis, (kind, (images, dense)) in zip(axes[a, 2:], mixed.items(), strict=True):
             scores, classes = dense[a].topk(2)
-            said = ", ".join(f"{names[k][:9]} {s:.2f}" for k, s in zip(classes.tolist(), scores.tolist(), strict=True))
-            picture(axis, _array(images[a]), f"{kind}\n{said}")
+            said = (f"{names[k][:12]} {s:.2f}" for k, s in zip(classes.tolist(), scores.tolist(), strict=True))
+            picture(axis, _array(images[a]), "\n".join((kind, *said)))
     return figure
 
 
