@@ -15,7 +15,9 @@ from tokenmix_loader.batch import Grid
 
 
 def require_shape(where: str, tensor: torch.Tensor, shape: Sequence[int | None], remedy: str) -> None:
-    """Raise ValueError unless `tensor` has `shape`, in which None stands for any size."""
+    """Raise TypeError unless it is a tensor, ValueError unless it has `shape`, in which None stands for any size."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{where}: expected a tensor, found {type(tensor).__name__}; {remedy}, as torch.Tensor")
     found = tuple(tensor.shape)
     fits = len(found) == len(shape) and all(b is None or a == b for a, b in zip(found, shape, strict=True))
     if not fits:
@@ -63,6 +65,12 @@ def require_count(where: str, value: Any, least: int = 1) -> int:
 def _is_a(kind: type, value: Any) -> bool:
     """Whether it is such a number; to Python, True is one too."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def require_rng(where: str, rng: Any) -> None:
+    """Raise TypeError unless `rng` is NumPy's Generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{where}: expected a numpy.random.Generator, found {rng!r}; pass default_rng(seed)")
 
 
 def require_grid(where: str, grid: Any) -> Grid:

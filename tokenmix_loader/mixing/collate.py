@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,9 +91,10 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
     def __call__(self, batch: Sequence[tuple[Image, MapTarget]], _: object = None) -> Batch:
         """Collate samples of a `MapDataset`: images uint8 [3, H, W], tensors or arrays.
 
-        Raises TypeError for other targets, ValueError where the grid does not divide the images.
+        Raises TypeError for other samples, ValueError for none and where the grid does not divide the images.
         """
         self._used.fill_(True)
+        _require_pairs(batch)
         targets = collate_targets([target for _, target in batch])
         if not isinstance(batch[0][0], torch.Tensor | np.ndarray):
             raise TypeError(
@@ -110,14 +112,26 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
         return mix_batch(images, draw), dense
 
 
-def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
-    """Targets of single images as those of a batch; TypeError for any other kind of target."""
-    found = targets[0]
-    if not isinstance(found, MapTarget):
-        raise TypeError(
-            f"TokenMixCollate: expected targets of a MapDataset, found {type(found).__name__}; "
-            "wrap the dataset: MapDataset(dataset, store)"
+def _require_pairs(batch: Sequence[Any]) -> None:
+    """Raise ValueError for no sample, TypeError for one that is not (image, MapTarget)."""
+    if not len(batch):
+        raise ValueError("TokenMixCollate: expected samples, found an empty batch; look at what the sampler gives")
+    for sample in batch:
+        is_pair = isinstance(sample, tuple | list) and len(sample) == 2
+        if is_pair and isinstance(sample[1], MapTarget):
+            continue
+        parts = sample if isinstance(sample, tuple | list) and not isinstance(sample, MapTarget) else (sample,)
+        found = (
+            type(sample[1]).__name__ if is_pair else f"samples of {', '.join(type(part).__name__ for part in parts)}"
         )
+        raise TypeError(
+            f"TokenMixCollate: expected pairs of an image and a MapDataset's target, found {found}; wrap the dataset: "
+            "MapDataset(dataset, store), and give the loader its samples as they are"
+        )
+
+
+def collate_targets(targets: Sequence[MapTarget]) -> MapTarget:
+    """Targets of single images as those of a batch."""
     labels, rows, places, stores = zip(*targets, strict=True)
     label, row, store = torch.from_numpy(np.array((labels, rows, stores), np.int64))
     return MapTarget(label, row, torch.from_numpy(np.concatenate(places).reshape(len(targets), -1)), store)

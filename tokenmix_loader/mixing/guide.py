@@ -26,9 +26,9 @@ def saliency_guide(saliency: Saliency, images: torch.Tensor, grid: Grid) -> torc
 
     Raises ValueError for another shape and for values that are negative or not finite.
     """
-    found = saliency(images).detach()
+    found = saliency(images)
     require_shape("TokenMix: saliency", found, (len(images), None, None), "return one map per image, [B, h, w]")
-    pooled = adaptive_avg_pool2d(found.float(), grid).cpu()
+    pooled = adaptive_avg_pool2d(found.detach().float(), grid).cpu()
     if not bool((found >= 0).all() and pooled.isfinite().all()):
         raise ValueError(
             "TokenMix: saliency: expected finite values of at least 0, found others; return, say, the absolute gradient"

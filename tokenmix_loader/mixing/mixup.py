@@ -14,7 +14,7 @@ from tokenmix_loader.mixing.pixels import mix_batch
 from tokenmix_loader.mixing.recipe import make_recipe
 from tokenmix_loader.mixing.settings import MixSettings, refusing_unknown
 from tokenmix_loader.mixing.unused import say_if_unused
-from tokenmix_loader.shapes import require_shape
+from tokenmix_loader.shapes import require_rng, require_shape
 from tokenmix_loader.store_access import MapStore, open_store
 
 # Targets are a tensor or `TokenTargets`: a loop that asks for one kind should not have to tell them apart.
@@ -45,10 +45,7 @@ class TokenMix(MixSettings):
 
     def __post_init__(self, store: MapStore | str | PathLike[str]) -> None:
         self.mixup_enabled = True
-        if not isinstance(self.rng, np.random.Generator):
-            raise TypeError(
-                f"TokenMix: rng: expected a numpy.random.Generator, found {self.rng!r}; pass default_rng(seed)"
-            )
+        require_rng("TokenMix: rng", self.rng)
         self._used = say_if_unused(self)
         self._store = open_store(store)
         self._recipe = make_recipe(self, self.num_classes, self.grid, self._store)

@@ -22,6 +22,7 @@ def mix_images(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     `images` [B, C, H, W] of any dtype, device and memory format, which the result keeps; `masks` bool [B, gh,
     gw]. Raises ValueError for other masks and where the grid does not divide the image.
     """
+    require_shape("mix_images: images", images, (None, None, None, None), "pass a batch [B, C, H, W]")
     require_shape("mix_images: masks", masks, (len(images), None, None), "pass one mask per image")
     if masks.dtype != torch.bool:
         raise ValueError(f"mix_images: masks: expected bool, found {masks.dtype}; compare with 0")

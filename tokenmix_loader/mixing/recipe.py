@@ -191,4 +191,4 @@ def _left_over(box: Box, size: tuple[int, int], grid: Grid) -> torch.Tensor:
         (torch.linspace(0, tokens, tokens + 1) * (side / tokens)).clamp(near, far).diff() * (tokens / side)
         for near, far, side, tokens in zip(box[::2], box[1::2], size, grid, strict=True)
     ]
-    return 1 - covered[0][:, None] * covered[1]
+    return (1 - covered[0][:, None] * covered[1]).clamp_(min=0)  # which rounding may have passed

@@ -40,7 +40,7 @@ class MixSettings(MaskSettings):
     `attentive` and `saliencymix` of `guided_masks`; `cutmix`, timm's rectangle, of Beta(`cutmix_alpha`, `cutmix_alpha`)
     in area, which is scored by the maps all the same (TokenMix, Table 7). They take neither `beta`, `min_tokens`,
     `aspect` nor `variant`. `puzzle` and `comix` (TokenMix, Table 3) are optimal masks, with the settings `puzzle` and
-    `comix`; they do not take `kept` either.
+    `comix`. These two and `cutmix` do not take `kept` either, and `cutmix` has one rectangle per batch.
 
     `saliency`: what kinds that follow the maps follow instead: a function of the images as they are given,
     [B, C, H, W], that returns maps [B, h, w] >= 0, such as the gradient's magnitude. Labels are scored by the stored
@@ -122,7 +122,8 @@ def check_settings(settings: MixSettings, num_classes: int, grid: Grid) -> None:
 def _refuse_other_kinds_settings(settings: MixSettings) -> None:
     taken_by = {
         **dict.fromkeys(("beta", "min_tokens", "aspect", "variant"), KINDS),
-        "kept": (*KINDS, *GUIDES, "cutmix"),
+        "per": (*KINDS, *GUIDED),
+        "kept": (*KINDS, *GUIDES),
         "saliency": GUIDED,
         "puzzle": ("puzzle",),
         "comix": ("comix",),

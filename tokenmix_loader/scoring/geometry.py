@@ -16,7 +16,7 @@ import torch
 
 from tokenmix_loader.batch import Grid
 from tokenmix_loader.compiled.door import as_array, compiled_for
-from tokenmix_loader.shapes import require_grid, require_shape
+from tokenmix_loader.shapes import require_count, require_grid, require_shape
 
 SAMPLES = 2  # along each side of a token, where it is not straight
 
@@ -49,15 +49,14 @@ def align(
     """
     if bounds is None:
         bounds = torch.tensor([0.0, 0, 1, 1], device=views.device).expand(len(views), 4)
-    if samples < 1:
-        raise ValueError(f"align: samples: expected at least 1, found {samples}; change the setting")
+    samples = require_count("align: samples", samples)
     grid = require_grid("align: grid", grid)
     _check_shapes(evidence, views, affines, bounds)
     if loops := compiled_for(evidence, views, affines, bounds):
         places = [as_array(part, np.float64) for part in (views, affines, bounds)]
         if loops.are_valid(*places):  # otherwise `_check_numbers` below says what is wrong
             maps = as_array(evidence, np.float32)
-            return torch.from_numpy(loops.align_arrays(maps, *places, grid, int(samples), bool(refined)))
+            return torch.from_numpy(loops.align_arrays(maps, *places, grid, samples, bool(refined)))
     _check_numbers(views, affines, bounds)
     # Boxes as (near, far) edges per axis, x first.
     spans, limits = (boxes.double().reshape(-1, 2, 2).mT for boxes in (views, bounds))

@@ -12,7 +12,7 @@ import torch
 
 from tokenmix_loader.batch import Grid
 from tokenmix_loader.scoring.masks import Bools, count_kept
-from tokenmix_loader.shapes import require_choice, require_share
+from tokenmix_loader.shapes import require_choice, require_rng, require_share
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,6 +29,7 @@ def guided_masks(
     of most evidence, inside the grid, its last or first row cut to the count. Ties are broken at random. Raises
     ValueError for an unknown kind or a share out of range.
     """
+    require_rng("guided_masks: rng", rng)
     require_choice("guided_masks: kind", kind, GUIDES)
     require_share("guided_masks: kept", kept)
     batch, gh, gw = tokens.shape

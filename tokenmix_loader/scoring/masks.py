@@ -15,7 +15,14 @@ import numpy.typing as npt
 import torch
 
 from tokenmix_loader.batch import Grid
-from tokenmix_loader.shapes import require_choice, require_count, require_grid, require_number, require_share
+from tokenmix_loader.shapes import (
+    require_choice,
+    require_count,
+    require_grid,
+    require_number,
+    require_rng,
+    require_share,
+)
 
 Bools = npt.NDArray[np.bool_]
 Window = tuple[slice, slice]
@@ -77,6 +84,7 @@ def sample_masks(
 
     Raises ValueError for a setting out of range, TypeError for one of another type.
     """
+    require_rng("sample_masks: rng", rng)
     settings = MaskSettings(
         kind=kind, kept=kept, beta=beta, min_tokens=min_tokens, aspect=aspect, per=per, variant=variant
     )

@@ -33,8 +33,8 @@ def mix_scores(
     CutMix's: the share of tokens. Raises ValueError for shapes that do not match or an unknown supervision.
     """
     require_choice("mix_scores: supervision", supervision, SUPERVISIONS)
-    require_share("mix_scores: min_evidence", min_evidence)
-    _check_mix(tokens, masks, partner)
+    _check_mix(tokens, masks, partner, min_evidence)
+    _check_partners(partner)
     kept = masks.float()
     area = kept.mean(dim=(1, 2))
     if supervision == "area":
@@ -46,14 +46,24 @@ def mix_scores(
     return torch.where(seen, share_a, area), torch.where(seen[partner], share_b, 1 - area)
 
 
-def _check_mix(tokens: torch.Tensor, masks: torch.Tensor, partner: torch.Tensor) -> None:
+def _check_mix(tokens: torch.Tensor, masks: torch.Tensor, partner: torch.Tensor, min_evidence: float) -> None:
+    require_share("mix_scores: min_evidence", min_evidence)
     require_shape("mix_scores: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
     require_shape("mix_scores: masks", masks, tokens.shape, "sample masks on the grid that align used")
     require_shape("mix_scores: partner", partner, (len(tokens),), "pass one partner index per sample")
     if partner.is_floating_point() or partner.dtype == torch.bool:
         raise ValueError(f"mix_scores: partner: expected whole numbers, found {partner.dtype}; pass indices")
-    if masks.dtype != torch.bool and not masks.is_floating_point():
-        raise ValueError(f"mix_scores: masks: expected bool, found {masks.dtype}; compare with 0")
+    is_share = masks.is_floating_point() and bool(((masks >= 0) & (masks <= 1)).all())
+    if masks.dtype != torch.bool and not is_share:
+        raise ValueError(f"mix_scores: masks: expected bool, or shares in 0 to 1, found {masks.dtype}; compare with 0")
+
+
+def _check_partners(partner: torch.Tensor) -> None:
+    if not bool(((partner >= 0) & (partner < len(partner))).all()):
+        low, high = int(partner.min()), int(partner.max())
+        raise IndexError(
+            f"mix_scores: partner: expected 0 to {len(partner) - 1}, found {low} to {high}; pass indices of the batch"
+        )
 
 
 def _least_mass(min_evidence: float) -> float:
@@ -83,9 +93,11 @@ def mix_targets(
     """
     require_count("mix_targets: num_classes", num_classes)
     require_shape("mix_targets: labels", labels, (len(tokens),), "pass one label per sample")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"mix_targets: labels: expected whole numbers, found {labels.dtype}; pass class indices")
     loops = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
     if loops:
-        _check_mix(tokens, masks, partner)
+        _check_mix(tokens, masks, partner, min_evidence)
         require_share("mix_targets: smoothing", smoothing)
         of_labels, of_partner = (as_array(part, np.int64) for part in (labels, partner))
         # Otherwise the checks of the tensor code below say what is wrong.

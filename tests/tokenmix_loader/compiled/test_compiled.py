@@ -137,7 +137,7 @@ def test_a_batch_of_none_is_none() -> None:
 @pytest.mark.parametrize("partner", [[0, 2], [0, -3]])
 def test_partners_outside_of_the_batch_are_refused(partner: list[int]) -> None:
     tokens, labels = torch.ones(2, 2, 2), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="partner: expected 0 to 1, found"):
         mix_targets(tokens, tokens.bool(), labels, torch.tensor(partner), 3)
 
 

@@ -202,6 +202,14 @@ def test_wrong_settings_and_batches_are_refused(store: MapStore) -> None:
         collate(store, wat=1)
     with pytest.raises(TypeError, match=r"found int; wrap the dataset: MapDataset\(dataset, store\)"):
         collate(store)([(image, 3) for image, _ in samples()])  # type: ignore[misc]
+    with pytest.raises(TypeError, match="expected pairs of an image and a MapDataset's target, found int"):
+        collate(store)([*samples()[:2], (samples()[0][0], 3)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="found samples of Tensor, MapTarget, int"):
+        collate(store)([(*sample, 3) for sample in samples()])  # type: ignore[misc]
+    with pytest.raises(TypeError, match="found samples of dict"):
+        collate(store)([{"image": image} for image, _ in samples()])  # type: ignore[misc]
+    with pytest.raises(ValueError, match="expected samples, found an empty batch"):
+        collate(store)([])
     with pytest.raises(ValueError, match="multiples of the 6 x 6 grid, found 13 x 13"):
         collate(store)(samples(side=13))
 

@@ -202,6 +202,10 @@ def test_wrong_batches_are_refused(store: MapStore) -> None:
                 one(bad, targets)
     with pytest.raises(ValueError, match="labels: expected 0 to 1, found 0 to 2"):
         tokenmix(store, num_classes=2)(images, targets)
+    with pytest.raises(TypeError, match="TokenMix: images: expected a tensor, found ndarray"):
+        mix(images.numpy(), targets)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"mix_images: images: expected shape \[any, any, any, any\]"):
+        mix_images(images[0], torch.ones(3, 6, 6, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -207,6 +207,9 @@ def test_saliencies_that_cannot_be_followed_are_refused(store: MapStore, salienc
     mix = TokenMix(store, grid=GRID, rng=np.random.default_rng(0), **settings("puzzle", saliency=saliency))
     with pytest.raises(ValueError, match=message):
         mix(images.float(), targets)
+    mix = TokenMix(store, grid=GRID, rng=np.random.default_rng(0), **settings("puzzle", saliency=lambda _: None))
+    with pytest.raises(TypeError, match="saliency: expected a tensor, found NoneType"):
+        mix(images.float(), targets)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,8 @@ def test_saliencies_that_cannot_be_followed_are_refused(store: MapStore, salienc
         ({"kind": "puzzle", "comix": CoMixSettings(eta=0)}, ValueError, "comix: expected kind comix with it"),
         ({"kind": "puzzle", "supervision": "relabel"}, ValueError, "supervision of kind puzzle: expected one of token"),
         ({"kind": "puzzle", "puzzle": PuzzleSettings(blocks=4)}, ValueError, "puzzle: blocks: expected divisors of"),
+        ({"kind": "cutmix", "per": "sample"}, ValueError, "per: expected kind block.*found 'cutmix', which has no"),
+        ({"kind": "cutmix", "kept": 0.25}, ValueError, "kept: expected kind block.*found 'cutmix', which has no"),
         ({"kind": "puzzle", "puzzle": {"xi": 0}}, TypeError, "puzzle: expected a PuzzleSettings, found {'xi': 0}"),
         ({"kind": "puzzle", "saliency": 3}, TypeError, "saliency: expected a function, found 3"),
     ],

@@ -207,6 +207,14 @@ def test_bad_input_is_refused_with_what_was_expected(
         align(torch.ones(3, 4, 4), views, affines, grid)
 
 
+def test_other_types_are_refused() -> None:
+    views, affines = repeated(WHOLE), repeated(IDENTITY)
+    with pytest.raises(TypeError, match="evidence: expected a tensor, found ndarray"):
+        align(np.ones((3, 4, 4)), views, affines, (2, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="samples: expected a whole number of at least 1, found 1.5"):
+        align(torch.ones(3, 4, 4), views, affines, (2, 2), samples=1.5)  # type: ignore[arg-type]
+
+
 @given(seeds, st.floats(0, 1), st.booleans(), st.booleans())
 def test_bounds_part_what_is_seen(seed: int, cut: float, along_y: bool, oblique: bool) -> None:
     maps, views, affines = random_maps(seed, (4, 5)), random_views(seed, low=-0.1, high=1.1), random_crops(seed)

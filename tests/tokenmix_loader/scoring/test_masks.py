@@ -1,5 +1,6 @@
 import math
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +185,11 @@ def test_guides_out_of_range_are_refused() -> None:
         guided_masks(rng(), torch.rand(1, 2, 2), "blob")
     with pytest.raises(ValueError, match="kept: expected a share from 0 to 1, found 2"):
         guided_masks(rng(), torch.rand(1, 2, 2), kept=2)
+
+
+@pytest.mark.parametrize("wrong", [0, None, torch.Generator()])
+def test_anything_but_numpy_s_generator_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="sample_masks: rng: expected a numpy.random.Generator, found"):
+        sample_masks(wrong, 2, (4, 4))
+    with pytest.raises(TypeError, match="guided_masks: rng: expected"):
+        guided_masks(wrong, torch.rand(1, 2, 2))

@@ -78,12 +78,10 @@ def probabilities(store: MapStore, targets: MapTarget, grid: tuple[int, int] = T
 
 
 def tokenmix(store: MapStore, supervision: str, seed: int = 0, **options: Any) -> TokenMix:
-    chosen: dict[str, Any] = (
-        {"switch_prob": 1.0, "label_smoothing": 0.1, "kept": 0.25} | small_blocks(options) | options
-    )
-    return TokenMix(
-        store, CLASSES, TOKENS, rng=np.random.default_rng(seed), supervision=supervision, per="sample", **chosen
-    )
+    chosen: dict[str, Any] = {"switch_prob": 1.0, "label_smoothing": 0.1} | small_blocks(options) | options
+    if chosen.get("kind") != "cutmix":  # which has one rectangle, of a size that is drawn
+        chosen |= {"per": "sample", "kept": 0.25}
+    return TokenMix(store, CLASSES, TOKENS, rng=np.random.default_rng(seed), supervision=supervision, **chosen)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

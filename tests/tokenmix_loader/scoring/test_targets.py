@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -141,6 +143,31 @@ def test_another_number_of_labels_is_refused(count: int, supervision: str) -> No
     tokens, masks, partner = random_batch(0)
     with pytest.raises(ValueError, match=rf"mix_targets: labels: expected shape \[6\], found \[{count}\]"):
         mix_targets(tokens, masks, torch.zeros(count).long(), partner, 10, supervision=supervision)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"tokens": np.ones((6, 7, 7))}, TypeError, "mix_scores: tokens: expected a tensor, found ndarray"),
+        ({"labels": [0] * 6}, TypeError, "mix_targets: labels: expected a tensor, found list"),
+        ({"labels": torch.full((6,), 0.5)}, ValueError, "labels: expected whole numbers, found torch.float32"),
+        ({"masks": torch.full((6, 7, 7), 255.0)}, ValueError, "masks: expected bool, or shares in 0 to 1"),
+        ({"partner": torch.arange(6) - 1}, IndexError, "partner: expected 0 to 5, found -1 to 4"),
+        ({"partner": torch.arange(6) + 1}, IndexError, "partner: expected 0 to 5, found 1 to 6"),
+        ({"min_evidence": 2}, ValueError, "min_evidence: expected a share from 0 to 1, found 2"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    tokens, masks, partner = random_batch(0)
+    given: dict[str, Any] = {
+        "tokens": tokens,
+        "masks": masks,
+        "labels": torch.arange(6),
+        "partner": partner,
+        "num_classes": 6,
+    }
+    with pytest.raises(error, match=message):
+        mix_targets(**given | changed)
 
 
 def test_masks_on_another_grid_are_refused() -> None:

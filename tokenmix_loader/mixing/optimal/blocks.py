@@ -19,8 +19,16 @@ def divisors(grid: Grid) -> tuple[int, ...]:
 
 
 def block_counts(where: str, chosen: int | Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
-    """The numbers of blocks per side that a setting allows, by default all; ValueError for one that does not divide."""
+    """The numbers of blocks per side that a setting allows, by default all; ValueError for one that does not divide.
+
+    Without a setting also for a grid that no number divides.
+    """
     fitting = divisors(grid)
+    if chosen is None and fitting == (1,):
+        raise ValueError(
+            f"{where}: expected a grid whose sides have a common divisor, found {grid[0]} x {grid[1]}, of which "
+            "only one block could be made, and nothing mixed; choose another grid, or another kind"
+        )
     if chosen is None:
         return fitting
     counts = tuple(chosen) if isinstance(chosen, Sequence) else (require_count(where, chosen),)
@@ -30,6 +38,15 @@ def block_counts(where: str, chosen: int | Sequence[int] | None, grid: Grid) -> 
             f"{chosen}; choose among them, or None"
         )
     return counts
+
+
+def require_blocks(where: str, chosen: int | Sequence[int] | None) -> None:
+    """Raise TypeError unless it is None, a whole number or a sequence of such, ValueError for none or below 1."""
+    counts = [chosen] if not isinstance(chosen, list | tuple) else chosen
+    if not len(counts):
+        raise ValueError(f"{where}: expected numbers of blocks, found {chosen!r}; pass one, or None for all")
+    for count in counts if chosen is not None else ():
+        require_count(where, count)
 
 
 def pool_saliency(guide: torch.Tensor, blocks: int) -> Doubles:

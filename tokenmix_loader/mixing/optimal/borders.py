@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from tokenmix_loader.mixing.optimal.cut import Doubles
@@ -30,7 +31,8 @@ def measure_borders(images: torch.Tensor, blocks: int, std: Sequence[float]) -> 
     """Borders to the block below, [B, b - 1, b], and to the next one, [B, b, b - 1], of b x b blocks.
 
     `images` [B, C, H, W], partners in reverse order: uint8, or normalised floats that were divided by `std`. Pixels are
-    pooled two by two first. Raises ValueError where there is not one `std` per channel.
+    pooled two by two first. Raises ValueError where there is not one `std` per channel, and for pixels that are not
+    finite.
     """
     scale = torch.full((1,), 1 / 255)
     if images.is_floating_point():
@@ -40,7 +42,9 @@ def measure_borders(images: torch.Tensor, blocks: int, std: Sequence[float]) -> 
                 "set puzzle=PuzzleSettings(std=...) to what the images were divided by"
             )
         scale = torch.tensor(tuple(std))
-    below, beside = (_measure(each, blocks, scale) for each in (images, images.mT))
+    below, beside = (_measure(each, blocks, scale) for each in (images.detach(), images.detach().mT))
+    if not all(np.isfinite(part).all() for part in (*below, *beside)):
+        raise ValueError("TokenMix: images: expected finite pixels, found inf or nan; look at what made the images")
     return Borders(*below), Borders(*(part.swapaxes(1, 2) for part in beside))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tokenmix_loader.batch import TokenSources
-from tokenmix_loader.mixing.optimal.blocks import block_counts, pool_saliency, to_tokens
+from tokenmix_loader.mixing.optimal.blocks import block_counts, pool_saliency, require_blocks, to_tokens
 from tokenmix_loader.mixing.optimal.cut import Doubles, Ints
 from tokenmix_loader.mixing.optimal.swaps import best_swaps, swap_energy
 from tokenmix_loader.shapes import require_count, require_number, require_share
@@ -44,6 +44,7 @@ class CoMixSettings:
             require_number(f"CoMixSettings: {name}", getattr(self, name), "a number of at least 0", 0)
         require_share("CoMixSettings: omega", self.omega)
         require_number("CoMixSettings: alpha", self.alpha, "a number above 0", np.finfo(float).tiny)
+        require_blocks("CoMixSettings: blocks", self.blocks)
         for name in ("passes", "part"):
             require_count(f"CoMixSettings: {name}", getattr(self, name))
 

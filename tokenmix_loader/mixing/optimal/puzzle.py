@@ -10,7 +10,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_STD
 
 from tokenmix_loader.batch import Grid, TokenSources
-from tokenmix_loader.mixing.optimal.blocks import block_counts, pool_saliency, to_tokens
+from tokenmix_loader.mixing.optimal.blocks import block_counts, pool_saliency, require_blocks, to_tokens
 from tokenmix_loader.mixing.optimal.borders import Borders, measure_borders
 from tokenmix_loader.mixing.optimal.cut import LEVELS, Doubles, Ints, best_levels
 from tokenmix_loader.mixing.optimal.transport import best_origins
@@ -44,6 +44,11 @@ class PuzzleSettings:
             require_number(f"PuzzleSettings: {name}", getattr(self, name), "a number of at least 0", 0)
         # Above 1, borders that fit together well could be rewarded for nothing else, and no cut could say so.
         require_share("PuzzleSettings: gamma", self.gamma)
+        require_blocks("PuzzleSettings: blocks", self.blocks)
+        if not isinstance(self.std, list | tuple) or not self.std:
+            raise TypeError(f"PuzzleSettings: std: expected one number per channel, found {self.std!r}; pass a tuple")
+        for each in self.std:
+            require_number("PuzzleSettings: std", each, "numbers above 0", np.finfo(float).tiny)
         require_number("PuzzleSettings: alpha", self.alpha, "a number above 0", np.finfo(float).tiny)
 
 

@@ -180,12 +180,42 @@ def test_gamma_moves_a_border_to_where_pixels_fit() -> None:
         ({"gamma": 1.5}, "PuzzleSettings: gamma: expected a share"),
         ({"alpha": 0}, "PuzzleSettings: alpha: expected a number above 0"),
         ({"blocks": 4}, r"blocks: expected divisors of the 6 x 6 grid, 2, 3, 6, found 4"),
-        ({"blocks": ()}, "blocks: expected divisors"),
+        ({"blocks": ()}, "PuzzleSettings: blocks: expected numbers of blocks"),
+        ({"blocks": [2, 0]}, "PuzzleSettings: blocks: expected at least 1, found 0"),
+        ({"std": (0.2, 0, 0.2)}, "PuzzleSettings: std: expected numbers above 0, found 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(guides(0), **settings)
+
+
+@pytest.mark.parametrize("given", [{"blocks": "4"}, {"blocks": [2, "4"]}, {"std": 0.5}, {"std": ()}, {"std": "abc"}])
+def test_settings_of_other_types_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"PuzzleSettings: {next(iter(given))}: expected"):
+        PuzzleSettings(**given)
+
+
+def test_a_grid_that_no_number_divides_is_refused_for_it_would_mix_nothing() -> None:
+    with pytest.raises(ValueError, match="blocks: expected a grid whose sides have a common divisor, found 7 x 4"):
+        puzzle_sources(np.random.default_rng(0), torch.ones(2, 7, 4), torch.zeros(2, 3, 28, 16), PuzzleSettings())
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_pixels_that_are_not_finite_are_refused(value: float) -> None:
+    pixels = torch.zeros(4, 3, 12, 12)
+    pixels[1, 2, 6] = value
+    with pytest.raises(ValueError, match="images: expected finite pixels, found inf or nan"):
+        puzzle_sources(np.random.default_rng(0), guides(0), pixels, PuzzleSettings(blocks=6))
+
+
+def test_images_may_require_gradients() -> None:
+    pixels = torch.rand(4, 3, 12, 12, requires_grad=True)
+    found = [
+        puzzle_sources(np.random.default_rng(0), guides(0), each, PuzzleSettings())
+        for each in (pixels, pixels.detach())
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_floats_of_other_channels_are_refused() -> None:
