@@ -156,6 +156,10 @@ def test_show_refuses_a_name_before_it_works(name: str, why: str, maps: Path, im
     assert list(tmp_path.iterdir()) == []
 
 
+def test_show_names_a_file_that_no_file_system_takes(maps: Path, images: Path, tmp_path: Path) -> None:
+    fails(tokenmix("show", maps, "--images", images, "-o", tmp_path / f"{'x' * 300}.png"), "File name too long", code=1)
+
+
 @pytest.mark.parametrize("name", ["extract", "store", "tokenmix_loader"])
 def test_a_module_of_the_users_own_that_is_called_like_ours(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("raise AssertionError('must not run')")

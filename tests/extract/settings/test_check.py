@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import extract
 from extract import FitOptions, ImportOptions, JobOptions, SlurmOptions, TeacherSpec
 
 TEACHER: Callable[..., Any] = lambda **given: TeacherSpec("resnet26", **given)  # noqa: E731
@@ -80,3 +81,12 @@ def test_what_means_the_same_is_the_same() -> None:
     assert given == same
     for name in ("num_classes", "crop_pct", "input_size", "checkpoint"):
         assert type(getattr(given, name)) is type(getattr(same, name))
+
+
+def test_calls_name_what_they_are_given_in_the_place_of_settings(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"expected extract.TeacherSpec\(...\), found 'resnet26'"):
+        extract.run(tmp_path, tmp_path / "../maps", "resnet26")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"expected extract.JobOptions\(...\), found {}"):
+        extract.plan(tmp_path, TeacherSpec("resnet26"), {})  # type: ignore[arg-type]
+    with pytest.raises(extract.ExtractError, match="expected one of the formats tokenlabeling, relabel, found 'pt'"):
+        extract.import_maps("pt", tmp_path, tmp_path, tmp_path / "../maps")
