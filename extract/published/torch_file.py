@@ -143,7 +143,7 @@ def _check_pickle(stream: BinaryIO, most: int) -> list[str]:
                 raise ExtractError(f"expected a tensor, found a pickle of more than {_MAX_INSTRUCTIONS} instructions")
             if instruction.name == "BINUNICODE":
                 texts.append(str(value))
-    except (ValueError, DeprecationWarning) as error:  # the latter, of odd escapes, where `-W error` makes errors of them
+    except (ValueError, DeprecationWarning) as error:  # the latter under `-W error`, of odd escapes
         raise ExtractError(f"expected a pickled tensor, found a damaged one: {error}"[:500]) from error
     return texts
 
