@@ -48,7 +48,8 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """The batch mixed by `TokenMix` as in training, and its targets [B, K]; with `mixup` as a whole instead."""
     tokenmix = TokenMix(
-        store, len(names), (grid, grid), rng=np.random.default_rng(seed), kind=kind, per="sample", label_smoothing=0.0,
+        store, len(names), (grid, grid), rng=np.random.default_rng(seed), kind=kind, label_smoothing=0.0,
+        per="batch" if kind == "cutmix" else "sample",  # CutMix has one rectangle per batch
         mixup_alpha=0.8 if mixup else 0.0, switch_prob=0.0 if mixup else 1.0,
     )  # fmt: skip
     images, dense = tokenmix(pixels.clone(), targets)
