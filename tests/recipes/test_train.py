@@ -110,6 +110,28 @@ def test_best_weights_are_those_of_the_best_epoch(digits: Digits, tmp_path: Path
     assert found == pytest.approx(max(max(row["top1"] or 0, row["ema_top1"] or 0) for row in rows))
 
 
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [([(0.2, 0.1), (0.1, 0.3), (0.3, 0.2)], (1, "ema")), ([(0.2, 0.2), (0.5, 0.3), (0.4, 0.1)], (1, "model"))],
+)
+def test_best_weights_are_the_model_s_or_their_average(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Any], kept: tuple[int, str]
+) -> None:
+    seen: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+
+    def instead(run: Any) -> Any:
+        epoch = len(seen) // 2
+        for name, model in (("model", run.student.model), ("ema", run.ema.module)):
+            seen[epoch, name] = {key: value.clone() for key, value in model.state_dict().items()}
+        return found[epoch]
+
+    monkeypatch.setattr(recipes.train.epoch, "evaluate", instead)
+    run(digits, tmp_path, replace(SMALL, model="small_cnn", epochs=3, ema_decay=0.9), val=digits.images)
+    best = torch.load(tmp_path / BEST, weights_only=True)
+    assert (best["epoch"], best["top1"]) == (kept[0], max(found[kept[0]]))
+    assert largest_difference(best["state_dict"], seen[kept]) == 0
+
+
 class Stop(Exception):  # noqa: N818
     """In the place of a kill."""
 
