@@ -102,7 +102,7 @@ def compare_files(
     """
     header = read_header(store)
     if FINGERPRINT.name not in header.columns:
-        return (), ("files were not compared: the store is of before fingerprints were kept; names and labels fit",)
+        return (), ("files were not compared: the store was begun before fingerprints were kept; names and labels fit",)
     images, _ = in_stored_order(images, store)
     problems, shards, compared = [], dict[str, None](), 0
 

@@ -79,7 +79,7 @@ def test_a_store_without_fingerprints_says_so(root: Path, tmp_path: Path) -> Non
     create_store(tmp_path / "old", replace(read_header(root / "maps"), columns=()))
     assert compare_files(tmp_path / "old", list_images(root / "others")) == (
         (),
-        ("files were not compared: the store is of before fingerprints were kept; names and labels fit",),
+        ("files were not compared: the store was begun before fingerprints were kept; names and labels fit",),
     )
 
 
