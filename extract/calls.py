@@ -28,7 +28,7 @@ StrPath = str | Path
 
 
 def _silent(_: object) -> None:
-    """Nobody listens."""
+    """The default of `say`."""
 
 
 def _go_on() -> bool:

@@ -21,7 +21,7 @@ from store.spec import Json
 
 
 def _silent(_: str) -> None:
-    """Nobody listens."""
+    """The default of `say`."""
 
 
 def list_images(

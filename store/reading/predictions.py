@@ -25,8 +25,8 @@ Ints = npt.NDArray[np.int64]
 
 SLIGHT = 0.2  # Cohen's kappa up to which agreement is called slight (Landis and Koch 1977)
 LEAST_CLASSES = 5  # neighbours in a list of classes may all be difficult ones
-END_LEVEL = 0.01  # of error, where a store is judged as it is
-LEAST_ROWS = 5  # of a class, before its usual prediction is called so
+END_LEVEL = 0.01  # significance level for a store as it is
+LEAST_ROWS = 5  # of a class, before its most frequent prediction is reported
 _ONE_LABEL = 1 << 32  # pairs are counted as one number, label * _ONE_LABEL + prediction: any int32 of the store fits
 
 
@@ -127,7 +127,7 @@ def is_below(rows: float, share: float, bound: float, level: float) -> bool:
 
 
 def is_untrained(header: Header) -> bool:
-    """Whether the teacher has random weights, of which nobody expects right predictions."""
+    """Whether the teacher has random weights, of which no right predictions are expected."""
     return header.teacher.get("source") == "random" and "head" not in header.teacher  # a fitted head is trained
 
 

@@ -63,7 +63,7 @@ class Recipe:
     ) -> tuple[Draw, Targets]:
         """What to do with a batch of images [B, C, H, W], and its targets, see `targets`.
 
-        Raises StoreMismatch for rows of another store, ValueError for images transformed where nobody followed.
+        Raises StoreMismatch for rows of another store, ValueError for images whose transform was not traced.
         """
         if self.settings.kind != "cutmix":
             # In every batch, not only in those that get a mask.
