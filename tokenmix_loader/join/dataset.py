@@ -65,6 +65,10 @@ class MapDataset(Dataset[tuple[Any, MapTarget]]):
         """
         require_choice("MapDataset: missing", missing, MISSING)
         source, maps = source_of(dataset, Given(keys, labels, root, input_key, target_key)), open_store(store)
+        if not len(source.samples):
+            raise ValueError(
+                f"MapDataset: expected images, found an empty {type(dataset).__name__}; look how it was made"
+            )
         rows = match_rows(source.keys, source.labels, maps, missing)
         unreadable = unreadable_at_extraction(rows, maps)
         lost = still_unreadable(source.files, unreadable) if missing == "area" else unreadable[:0]

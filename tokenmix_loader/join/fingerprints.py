@@ -22,16 +22,22 @@ def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int
     """Compare some files, evenly spread, with those of their rows [N]; StoreMismatch where they differ.
 
     `open_file` opens the encoded image of a key's index. One that cannot be opened is left to the training, which fails
-    when it needs it.
+    when it needs it; where none can be, they are looked for in a wrong place: StoreMismatch, too.
     """
     known = np.flatnonzero(rows != NO_MAP)
     known = known[store.fingerprints[rows[known]] != UNKNOWN]
     chosen = known[spread(len(known), SAMPLED_FILES)].tolist()
-    other = []
+    other, opened = [], 0
     for index in chosen:
         with contextlib.suppress(OSError), open_file(index) as file:
+            opened += 1
             if found := difference_of(file, int(store.fingerprints[rows[index]])):
                 other.append(f"  {keys[index]}: {found}")
+    if chosen and not opened:
+        raise StoreMismatch(
+            f"{store}: expected the files of its images, found that none of {len(chosen)} can be opened, as "
+            f"{keys[chosen[0]]!r}; give the folder that keys are relative to, the dataset's or `root`"
+        )
     if other:
         raise StoreMismatch(
             f"{store}: of {len(chosen)} files compared {len(other)} are not those that the maps were made "

@@ -52,10 +52,25 @@ class Source:
     samples: Ints  # [N] the number of each sample's image: a Subset may have an image twice
 
     def part(self, indices: Any) -> Source:
-        """The samples with these indices."""
-        images, samples = np.unique(self.samples[np.asarray(indices, np.int64)], return_inverse=True)
+        """The samples with these indices; TypeError unless they are whole numbers, IndexError beyond the samples."""
+        images, samples = np.unique(self.samples[self._checked(indices)], return_inverse=True)
         places = images.tolist()
         return Source([self.keys[place] for place in places], self.labels[images], self.files.part(places), samples)
+
+    def _checked(self, indices: Any) -> Ints:
+        """A mask of True and False would be taken for samples 1 and 0."""
+        given, size = np.asarray(indices), len(self.samples)
+        if given.ndim != 1 or (len(given) and not np.issubdtype(given.dtype, np.integer)):
+            raise TypeError(
+                f"Subset: expected whole numbers as indices, found {given.dtype} {list(given.shape)}; "
+                "of a mask take numpy.flatnonzero"
+            )
+        if len(given) and not -size <= given.min() <= given.max() < size:
+            raise IndexError(
+                f"Subset: expected indices of {size} samples, found {given.min()} to {given.max()}; was it made for "
+                "another dataset?"
+            )
+        return given.astype(np.int64)
 
 
 def _at(function: Callable[[int], Any], places: Sequence[int], index: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -44,7 +44,13 @@ def source_of(dataset: Any, given: Given) -> Source:
         raise ValueError(f"{_name(dataset)}.target_transform: expected None, found one; maps belong to plain labels")
     if given.keys is not None:
         _refuse_transforms(dataset)
-        return _under_given_keys(dataset, given.keys, given)
+        return _under_given_keys(dataset, _texts(given.keys), given)
+    if given.root is not None or (given.labels is not None and not is_table(dataset)):
+        what = "labels" if given.root is None else "root"
+        raise ValueError(
+            f"MapDataset: {what}: expected keys with it, found none, and {_name(dataset)} has its own; leave it out, "
+            "or pass keys=[...]"
+        )
     if isinstance(dataset, Subset) and not is_table(dataset):
         _refuse_own_loading(dataset)
         return source_of(dataset.dataset, given).part(dataset.indices)
@@ -80,6 +86,16 @@ def _under_given_keys(dataset: Any, keys: Sequence[str], given: Given) -> Source
     if given.root is not None:
         files = replace(files, open=partial(_open_below, given.root, keys))
     return _source(dataset, keys, labels, files)
+
+
+def _texts(keys: Any) -> list[str]:
+    texts = list(keys)
+    if other := {kind for kind in set(map(type, texts)) if not issubclass(kind, str)}:
+        found = ", ".join(sorted(kind.__name__ for kind in other))
+        raise TypeError(
+            f"MapDataset: keys: expected texts, paths relative to the dataset's root, found {found}; pass str(key)"
+        )
+    return texts
 
 
 def _files_of(dataset: Any, given: Given) -> Files | None:
@@ -121,6 +137,8 @@ def _refuse_own_loading(dataset: Any) -> None:
 
 
 def _way_out(dataset: Any) -> str:
+    if isinstance(dataset, Mapping):
+        return f"choose one of its splits: {', '.join(map(repr, dataset))}"
     if isinstance(dataset, ConcatDataset):
         return "make a MapDataset of each part, and a ConcatDataset of those"
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from os import PathLike
 from typing import Any
 
@@ -58,20 +59,21 @@ class MapJoin:
 
         Raises StoreMismatch for a key without a map, for another label and another shape than at extraction, and where
         it is not certain whether the image was turned by EXIF; OSError for an image that cannot be decoded, TypeError
-        for anything but a PIL image and a text.
+        for anything but a PIL image, a whole number and a text.
         """
         if not isinstance(key, str):
             raise TypeError(f"MapJoin: expected a key of type str, found {key!r}; decode it")
+        label = _class_index(key, label)
         with naming(lambda: key):
             image = as_image(key, image)
         row = self._find_row(key)
-        turn = UPRIGHT if row == NO_MAP else self._check(row, image, int(label), key)
+        turn = UPRIGHT if row == NO_MAP else self._check(row, image, label, key)
         image, place = self._traced.placed(image)
         if turn != UPRIGHT:
             place = turned_back(place, turn)
         if not self._follows:
             place[6:] = NOT_FOLLOWED
-        target: Any = int(label), row, place, ANY_STORE if row == NO_MAP else int(self._store.header.identities(row))
+        target: Any = label, row, place, ANY_STORE if row == NO_MAP else int(self._store.header.identities(row))
         return image, MapTarget(*target)
 
     def _find_row(self, key: str) -> int:
@@ -97,6 +99,15 @@ class MapJoin:
                 f"{OTHER_LABELS}"
             )
         return turn
+
+
+def _class_index(key: str, label: Any) -> int:
+    try:
+        return operator.index(label)
+    except TypeError as error:
+        raise TypeError(
+            f"{key!r}: expected a class index, found the label {label!r}; decode it, or map names to indices first"
+        ) from error
 
 
 def _hash(key: str) -> int:

@@ -71,8 +71,10 @@ class TableImages:
     def __init__(self, table: Any, input_key: str) -> None:
         """`input_key`: the column of images."""
         self._input_key = input_key
-        self._decoded = table.select_columns([input_key])
-        self._encoded = self._decoded.cast_column(input_key, sys.modules["datasets"].Image(decode=False))
+        images = table.select_columns([input_key])
+        as_it_is = images.features[input_key].decode
+        self._decoded = images if as_it_is else images.cast_column(input_key, sys.modules["datasets"].Image())
+        self._encoded = images.cast_column(input_key, sys.modules["datasets"].Image(decode=False))
 
     def load(self, index: int) -> Image.Image | None:
         """One image, in RGB as the usual folders give it; None for an empty cell."""

@@ -122,6 +122,12 @@ def test_a_lost_file_is_not_taken_for_another_split(images: Path, others: Path, 
         dataset[[*keys_and_labels(images)].index("ant/img3.jpg")]
 
 
+def test_files_that_are_looked_for_in_a_wrong_place_are_not_passed_over(images: Path, make_store: StoreMaker) -> None:
+    keys = [*keys_and_labels(images)]
+    with pytest.raises(StoreMismatch, match="expected the files of its images, found that none of 30 can be opened"):
+        MapDataset(Targets(images), store_of(images, make_store, ""), keys=keys, root=images / "nowhere")
+
+
 def test_a_sample_is_spread_and_small(images: Path, make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, opened = [*keys_and_labels(images)], []
 

@@ -177,3 +177,9 @@ def test_a_sample_of_another_type_is_refused(images: Path, make_store: StoreMake
             join(image, label, key.encode())  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="expected a PIL image, found Tensor"):
             join(tv.ToTensor()(image), label, key)
+        for wrong in (0.7, "ant", b"0", None):
+            with pytest.raises(
+                TypeError, match=f"{key}': expected a class index, found the label {wrong!r}; decode it"
+            ):
+                join(image, wrong, key)  # type: ignore[arg-type]
+        assert join(image, np.int64(label), key)[1].label == join(image, label, key)[1].label

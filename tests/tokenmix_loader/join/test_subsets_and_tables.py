@@ -54,6 +54,27 @@ def test_random_split_and_a_subset_of_a_subset(images: Path, make_store: StoreMa
     assert len(Subset(MapDataset(folder, make_store(rows)), [1])) == 1
 
 
+@pytest.mark.parametrize(
+    ("chosen", "error", "message"),
+    [
+        (np.arange(30) % 2 == 0, TypeError, "whole numbers as indices, found bool.*of a mask take numpy.flatnonzero"),
+        ([True, False], TypeError, "found bool"),
+        (np.array([1.7]), TypeError, "found float64"),
+        ({1, 2}, TypeError, "found object"),
+        ([3, 30], IndexError, "expected indices of 30 samples, found 3 to 30"),
+        ([-31], IndexError, "found -31 to -31"),
+        ([], ValueError, "expected images, found an empty Subset"),
+    ],
+    ids=["mask", "list of a mask", "floats", "set", "beyond", "before", "none"],
+)
+def test_indices_that_choose_something_else_are_refused(
+    chosen: Any, error: type[Exception], message: str, images: Path, make_store: StoreMaker
+) -> None:
+    """Of a mask, True would be taken for sample 1."""
+    with pytest.raises(error, match=message):
+        MapDataset(Subset(ImageFolder(images), chosen), make_store(keys_and_labels(images)))
+
+
 def test_a_subset_that_transforms_its_samples_is_refused(images: Path, make_store: StoreMaker) -> None:
     class Transformed(Subset[Any]):
         def __getitem__(self, index: Any) -> Any:
@@ -81,8 +102,9 @@ class Stream(IterableDataset[Any]):
         (lambda _: Stream(), "with MapJoin"),
         (lambda _: iter([]), "with MapJoin"),
         (lambda folder: AugMixDataset(folder), "found AugMixDataset; pass keys"),
+        (lambda folder: {"train": folder, "test": folder}, "found dict; choose one of its splits: 'train', 'test'"),
     ],
-    ids=["ConcatDataset", "IterableDataset", "iterator", "AugMixDataset"],
+    ids=["ConcatDataset", "IterableDataset", "iterator", "AugMixDataset", "splits"],
 )
 def test_what_cannot_be_joined_is_told_the_way(
     build: Callable[[Any], Any], remedy: str, images: Path, make_store: StoreMaker
@@ -166,6 +188,10 @@ def test_a_table_with_given_keys(images: Path, make_store: StoreMaker) -> None:
     rows = keys_and_labels(images)
     store = make_store(rows)
     assert keys_of(MapDataset(table(images), store, keys=[*rows]), store) == [*rows]
+    encoded = table(images).cast_column("image", pytest.importorskip("datasets").Image(decode=False))
+    dataset = MapDataset(encoded, store, keys=[*rows])
+    assert keys_of(dataset, store) == [*rows]
+    assert dataset[3][0].tobytes() == table(images)[3]["image"].tobytes()
 
 
 def test_a_table_that_does_not_fit_says_what_would(images: Path, make_store: StoreMaker) -> None:
