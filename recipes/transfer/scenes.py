@@ -79,7 +79,7 @@ def _ade(root: Path, split: str) -> Scenes:
 
 def _read_ade(path: Path, _: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     stored: np.ndarray[Any, np.dtype[np.uint8]] = np.asarray(Image.open(path), np.uint8)
-    labels = stored - np.uint8(1)  # 0, "other", wraps round to 255, which is ignored
+    labels: np.ndarray[Any, np.dtype[np.uint8]] = stored - np.uint8(1)  # 0, "other", becomes 255, which is ignored
     if (labels[labels != IGNORED] >= ADE_CLASSES).any():
         raise ValueError(
             f"{path}: expected labels 0 to {ADE_CLASSES}, found {int(labels[labels != IGNORED].max()) + 1}"
