@@ -76,7 +76,7 @@ class Settings:
         "tokenmix", "How labels are scored.", type=_choice("tokenmix", "area", "relabel", "tokenlabeling")
     )
     evidence: str = _of(AUTO, "What is made of the maps.", type=_choice(AUTO, *EVIDENCE))
-    mask: str = _of("block", "Kind of mask.", type=_choice(*KINDS, "cutmix", *GUIDED))
+    mask_kind: str = _of("block", "Kind of mask.", type=_choice(*KINDS, "cutmix", *GUIDED))
     kept: float = _of(0.5, "Share of tokens kept.", type=_SHARE)
     beta: tuple[float, float] | None = _of(
         None, "Draw the share kept from Beta(A, B): 1 1 for small students.", type=(float, float)
@@ -104,9 +104,9 @@ class Settings:
         chosen: dict[str, Any] = {
             "mixup_alpha": self.mixup, "prob": self.mix_prob, "switch_prob": self.switch_prob,
             "label_smoothing": self.smoothing, "supervision": self.supervision, "evidence": self.evidence,
-            "kind": self.mask, "kept": self.kept, "beta": self.beta, "per": self.per, "seed": self.seed,
+            "kind": self.mask_kind, "kept": self.kept, "beta": self.beta, "per": self.per, "seed": self.seed,
         }  # fmt: skip
-        if self.mask in KINDS:
+        if self.mask_kind in KINDS:
             share = DEIT_MIN_TOKENS / DEIT_TOKENS
             chosen["min_tokens"] = self.min_tokens or max(1, round(share * tokens))
         elif self.min_tokens is not None:

@@ -211,7 +211,7 @@ def test_blocks_have_a_fourteenth_of_all_tokens() -> None:
     assert Settings().mixing(14 * 14)["min_tokens"] == 14
     assert Settings().mixing(8 * 8)["min_tokens"] == 5
     assert Settings(min_tokens=3).mixing(8 * 8)["min_tokens"] == 3
-    assert "min_tokens" not in Settings(mask="attentive").mixing(8 * 8)
+    assert "min_tokens" not in Settings(mask_kind="attentive").mixing(8 * 8)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_blocks_have_a_fourteenth_of_all_tokens() -> None:
         ({"num_classes": 9}, r"--num-classes: expected at least 10"),
         ({"batch_size": 61}, r"--batch-size: expected at most the 60 images, found 61"),
         ({"accumulate": 4}, r"--batch-size: expected a multiple of 4, .*found 30"),
-        ({"mask": "puzzle", "kept": 0.3}, r"kept: expected kind"),
-        ({"mask": "attentive", "min_tokens": 3}, r"min_tokens: expected kind"),
+        ({"mask_kind": "puzzle", "kept": 0.3}, r"kept: expected kind"),
+        ({"mask_kind": "attentive", "min_tokens": 3}, r"min_tokens: expected kind"),
         ({"lr": 1e30, "epochs": 3, "warmup_epochs": 0}, r"epoch \d: loss: expected a number"),
     ],
 )
@@ -245,7 +245,7 @@ def test_maps_without_classes_of_tokens_are_refused(digits: Digits, tmp_path: Pa
 def test_the_command_line_has_every_setting(digits: Digits, tmp_path: Path) -> None:
     options = (
         "--model small_cnn --img-size 32 --grid 4 --model-arg stem_width=8 --epochs 1 --batch-size 60 --accumulate 3 "
-        "--lr-base 0.02 --beta 1 1 --per sample --mask random --precision bfloat16 --channels-last --clip-grad 1 "
+        "--lr-base 0.02 --beta 1 1 --per sample --mask-kind random --precision bfloat16 --channels-last --clip-grad 1 "
         "--crop-scale 0.5 1 --workers 0 --device cpu"
     )
     arguments = [str(digits.images), str(digits.maps), *options.split(), "--out", str(tmp_path / "out")]

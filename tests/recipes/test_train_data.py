@@ -123,7 +123,7 @@ def test_validation_goes_by_the_names_of_classes(digits: Digits, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["cutmix", *KINDS, *GUIDED])
 def test_every_kind_of_mask_trains(digits: Digits, kind: str) -> None:
-    settings = replace(SMALL, model="small_cnn", img_size=64, grid=8, mask=kind, mixup=0.0, batch_size=20)
+    settings = replace(SMALL, model="small_cnn", img_size=64, grid=8, mask_kind=kind, mixup=0.0, batch_size=20)
     data = opened(digits, settings)
     _, targets = next(iter(data.of_epoch(0, mixed=True)))
     assert targets.shape == (20, 10)
