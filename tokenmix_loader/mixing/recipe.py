@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,8 +160,12 @@ def make_recipe(settings: MixSettings, num_classes: int, grid: Grid, store: MapS
     recipe = Recipe(num_classes, grid, settings)
     recipe.check(store)
     warm_up()
-    if settings.kind in OPTIMAL:
-        optimal_loops()
+    if settings.kind in OPTIMAL and optimal_loops() is None and settings.kind == "comix":
+        warnings.warn(
+            "TokenMix: kind 'comix': expected numba, found none that works, so that each image takes some tenths of a "
+            "second: install the extra `fast` (pip install '.[fast]')",
+            stacklevel=2,
+        )
     return recipe
 
 

@@ -16,6 +16,7 @@ from tests.tokenmix_loader.mixing.test_mixup import LABELS, WHOLE
 from tokenmix_loader import CoMixSettings, MapDataset, MapStore, MapTarget, PuzzleSettings, TokenMix, TokenMixCollate
 from tokenmix_loader.batch import Draw, TokenSources
 from tokenmix_loader.compiled import door
+from tokenmix_loader.mixing import recipe
 from tokenmix_loader.mixing.chance import BatchChance
 from tokenmix_loader.mixing.guide import evidence_guide
 from tokenmix_loader.mixing.pixels import mix_batch, mix_sources
@@ -104,6 +105,7 @@ def test_results_do_not_depend_on_the_number_of_workers(images: Path, make_store
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:TokenMix. kind .comix.. expected numba")
 def test_without_numba_the_same_is_mixed(store: MapStore, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images, targets = numbered()
     with_numba = collated(TokenMixCollate(store, GRID, **settings(kind)), images, targets)
@@ -233,3 +235,10 @@ def test_settings_that_do_not_fit_are_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=message):
         TokenMixCollate(store, GRID, **settings(**changed))
+
+
+def test_without_numba_co_mixup_says_that_it_is_slow(store: MapStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "optimal_loops", lambda: None)
+    with pytest.warns(UserWarning, match="kind 'comix': expected numba, found none.*install the extra `fast`"):
+        TokenMixCollate(store, GRID, **settings("comix"))
+    assert TokenMixCollate(store, GRID, **settings("puzzle"))  # which is slower, too, but of use
