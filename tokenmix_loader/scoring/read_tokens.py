@@ -38,9 +38,15 @@ def read_tokens(store: MapStore, targets: MapTarget, grid: Grid, evidence: str =
     It sums to the share of the map's evidence inside the crop. `evidence`: a kind of `evidence`, or "auto", which the
     kind of the maps decides (`evidence_for`). `targets` is a batch on the CPU. Images without a map
     have no evidence. Raises StoreMismatch where rows are another store's, or have other labels in this one: it is not
-    the one that the dataset was joined to; ValueError for other shapes.
+    the one that the dataset was joined to; ValueError for other shapes, TypeError for other types.
     """
     grid = require_grid("read_tokens: grid", grid)
+    for name, given, kind in (("store", store, MapStore), ("targets", targets, MapTarget)):
+        if not isinstance(given, kind):
+            raise TypeError(
+                f"read_tokens: {name}: expected a {kind.__name__}, found {type(given).__name__}; open a store "
+                "by MapStore(path), and collate what MapDataset gives"
+            )
     found = find_maps(store, targets)
     raw = store.read(found.rows)
     evidence = evidence_for(store.kind, evidence)
@@ -72,6 +78,7 @@ def _align_logits(raw: Array, found: FoundMaps, targets: MapTarget, grid: Grid) 
 
 def find_maps(store: MapStore, targets: MapTarget) -> FoundMaps:
     """Where a batch's maps are; raises what `read_tokens` raises."""
+    require_shape("read_tokens: targets.row", targets.row, (None,), "collate the targets of images to those of a batch")
     for name, part, shape in (("label", targets.label, ()), ("place", targets.place, (10,))):
         require_shape(f"read_tokens: targets.{name}", part, (len(targets.row), *shape), "collate whole targets")
     missing = targets.row.numpy() == NO_MAP

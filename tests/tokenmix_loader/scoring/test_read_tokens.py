@@ -44,3 +44,16 @@ def test_auto_is_what_suits_the_kind_of_the_maps(make_store: StoreMaker, kind: s
     assert not torch.allclose(by_name["logit"], by_name["contrast"])
     for found in (read_tokens(store, targets, (3, 3)), read_tokens(store, targets, (3, 3), "auto")):
         torch.testing.assert_close(found, by_name[means], rtol=0, atol=0)
+
+
+def test_anything_but_a_store_and_a_batch_of_targets_is_refused(make_store: StoreMaker) -> None:
+    store = make_store({"one": 0, "two": 1})
+    batch, single = MapTarget(torch.arange(2), torch.arange(2), WHOLE.expand(2, 10)), (0, 0, WHOLE)
+    for where, given, error, message in (
+        (str(store), batch, TypeError, r"store: expected a MapStore, found str; open a store by MapStore\(path\)"),
+        (store, [batch], TypeError, "targets: expected a MapTarget, found list"),
+        (store, MapTarget(*single), TypeError, "targets.row: expected a tensor, found int; collate the targets"),  # type: ignore[arg-type]
+        (store, MapTarget(*map(torch.as_tensor, single)), ValueError, r"targets.row: expected shape \[any\], found"),
+    ):
+        with pytest.raises(error, match=message):
+            read_tokens(where, given, (3, 3))  # type: ignore[arg-type]
