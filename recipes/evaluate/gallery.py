@@ -151,7 +151,8 @@ def imagenet_network(name: str) -> Student:
 def draw_cut_outs(students: list[Student], scene: Scene, seed: int, out: Path) -> None:
     """All that need students and masks; `scene` is of the test."""
     listed, store = list_images(scene.images), MapStore(scene.maps)
-    names, rows = listed.class_names, choose(listed.labels, 3, np.random.default_rng(seed))
+    imagenet, rows = ImageNetInfo(), choose(listed.labels, 3, np.random.default_rng(seed))
+    names = [imagenet.label_name_to_description(name).partition(",")[0] for name in listed.class_names]
     pictures, labels = decoded(listed, rows), [int(listed.labels[row]) for row in rows]
     save(attention.draw(students, pictures), out / "figure-3-attention.png")
     rng = np.random.default_rng(seed)
