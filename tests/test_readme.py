@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.table import BEGIN, END, README, table
+from benchmarks.table import BEGIN, END, PAGE, README, table
 from cli import main
 from recipes.context_digits.generate import generate
 
 
-def test_the_table_is_what_the_benchmarks_wrote() -> None:
-    assert BEGIN + table() + END in README.read_text(), "run `python -m benchmarks.table`"
+@pytest.mark.parametrize(("page", "short"), [(README, True), (PAGE, False)])
+def test_the_tables_are_what_the_benchmarks_wrote(page: Path, short: bool) -> None:
+    assert BEGIN + table(short=short) + END in page.read_text(), "run `python -m benchmarks.table`"
 
 
 def test_linked_files_exist() -> None:
