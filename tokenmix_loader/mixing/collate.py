@@ -84,7 +84,8 @@ class TokenMixCollate(MixSettings, FastCollateMixup):  # type: ignore[misc]
         """Draw from here on as an undisturbed run draws in this epoch, the first being 0; all processes see it.
 
         Call it, as a sampler's `set_epoch`, before every epoch or, to resume, before the first. A run whose batches
-        differ from epoch to epoch, as those of a shuffled loader do, does not need it.
+        differ from epoch to epoch, as those of a shuffled loader do, does not need it. Without shuffling, batches that
+        have no map at all repeat their draws unless it is called before every epoch.
         """
         self._chance.set_epoch(require_count("TokenMixCollate.set_epoch: epoch", epoch, 0))
 

@@ -37,7 +37,10 @@ def between_unit_squares(in_px: Affine, of: tuple[int, int], to: tuple[int, int]
 
 
 def clip(box: Bounds, frame: Affine) -> Bounds:
-    """The part of a box (x0, y0, x1, y1) in which `frame` may map the unit square: exact for an upright frame."""
+    """The part of a box (x0, y0, x1, y1) in which `frame` may map the unit square.
+
+    Exact for an upright frame. The box around an oblique one also holds corners outside of it, see `TracedImage`.
+    """
     x0, y0, x1, y1 = box
     near_x, far_x = _reach(*frame[:3])
     near_y, far_y = _reach(*frame[3:])

@@ -50,6 +50,10 @@ class TracedImage(NamedTuple):
     `bounds` float64 [4] is a box (x0, y0, x1, y1) in the input's unit square; nothing outside of it is visible. Where
     a crop is rotated or shifted afterwards, the affine also reaches what was cropped away, which the result shows as a
     colour: only the bounds tell.
+
+    The box never leaves out what is visible, but may hold more. A rotation or shear in place cuts off corners of the
+    image; where a later step pads or moves the result, these show as a colour and are in the box all the same:
+    `docs/loops.md` says how much that is.
     """
 
     image: Any

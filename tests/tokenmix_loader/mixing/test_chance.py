@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from timm.data.loader import MultiEpochsDataLoader
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -18,6 +20,8 @@ from torchvision.datasets import ImageFolder
 
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader import MapDataset, MapStore, TokenMixCollate
+from tokenmix_loader.batch import MapTarget
+from tokenmix_loader.mixing.chance import BatchChance
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than there are cores
 
@@ -93,6 +97,43 @@ def test_a_spawned_worker_counts_with_the_others(dataset: MapDataset, store: Map
 def test_a_sampler_that_nobody_told_the_epoch(dataset: MapDataset, store: MapStore) -> None:
     """The order is shuffled once, and stays."""
     assert differ(train(dataset, make_collate(store), 2, sampler=DistributedSampler(dataset, 2, 0), num_workers=2))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}])
+def test_batches_that_share_images(dataset: MapDataset, store: MapStore, options: dict[str, Any]) -> None:
+    """Each begins with the same image, and is drawn anew all the same."""
+    order = [0, *range(1, 8), 0, *range(8, 15), 0, *range(15, 22)]
+    assert differ(train(dataset, make_collate(store), 3, sampler=order, **options))
+
+
+def draws(chance: BatchChance, *batches: Sequence[int]) -> list[float]:
+    """The first number of each batch's generator."""
+    rows = [torch.tensor(batch) for batch in batches]
+    return [chance.rng_of(MapTarget(row * 0, row, torch.zeros(len(row), 10), row * 0)).random() for row in rows]
+
+
+@given(st.lists(st.permutations(range(5)), min_size=1, max_size=6, unique_by=tuple))
+def test_batches_of_the_same_images_are_drawn_anew(orders: list[list[int]]) -> None:
+    """Whatever comes first in an epoch, as long as each has a row of its own left to be counted at."""
+    batches = [[*order, *range(5 + 6 * i, 11 + 6 * i)] for i, order in enumerate(orders)]
+    chance = BatchChance(0, 5 + 6 * len(batches))
+    drawn = draws(chance, *batches) + draws(chance, *batches[::-1]) + draws(chance, *batches)
+    assert len(set(drawn)) == 3 * len(batches)
+
+
+def test_a_batch_twice_within_an_epoch_is_drawn_twice() -> None:
+    once, again = draws(BatchChance(0, 4), [0, 1], [0, 1])
+    assert once != again
+
+
+@pytest.mark.parametrize("rows", [[-1, -1], [2, -1], [2, 3]])
+def test_where_each_epoch_is_said_all_batches_are_drawn_anew(rows: list[int]) -> None:
+    """Those without any map, which are not counted, need it."""
+    chance, drawn = BatchChance(0, 4), []
+    for epoch in (0, 1, 0):
+        chance.set_epoch(epoch)
+        drawn += draws(chance, rows)
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2, "persistent_workers": True}])

@@ -121,6 +121,30 @@ def test_bounds_are_what_the_crop_left_over(move: str) -> None:
         assert shown.mean() < 0.97 or move == "Equalize"
 
 
+@pytest.mark.parametrize(
+    ("steps", "most"),
+    [
+        ([tv.RandomRotation(30), tv.RandomCrop(96, padding=12)], 0.07),
+        ([tv.RandomRotation(30), tv.Pad(20)], 0.09),
+        ([tv.Pad(20), tv.RandomRotation(30)], 0.005),
+        ([tv.RandomRotation(30, expand=True), tv.Pad(20)], 0.005),
+    ],
+    ids=("padded crop", "pad", "pad first", "expand"),
+)
+def test_padding_after_a_rotation(steps: list[Any], most: float) -> None:
+    """All of the image that is visible is in the box, and no more fill than documented. White is image."""
+    transform = trace(tv.Compose(steps))
+    for seed in range(20):
+        seed_all(seed)
+        image, affine, (x0, y0, x1, y1) = transform.view(Image.new("L", (96, 96), 255))
+        v, u = (np.mgrid[: image.height, : image.width].reshape(2, -1) + 0.5) / [[image.height], [image.width]]
+        x, y = affine @ np.stack((u, v, np.ones_like(u)))
+        inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+        shown = np.asarray(image).ravel() > 127
+        assert (shown & ~inside).mean() < 0.005
+        assert (inside & ~shown).mean() < most
+
+
 def test_padding_after_a_crop_shows_nothing_of_the_image() -> None:
     transform = trace(tv.Compose([tv.CenterCrop(40), tv.CenterCrop(80), tv.Resize(160)]))
     _, affine, bounds = transform.view(Image.new("L", (100, 80)))
