@@ -39,6 +39,7 @@ class Scoring:
 AREA: Final = Scoring("by area", IDEAL, {"supervision": "area"})
 PAPER: Final = Scoring("the paper's evidence", "label-lite0", {"evidence": "logit"})
 BEST: Final = Scoring("the best evidence", "cam-lite0", {"evidence": "contrast"})  # LayerCAM at two scales
+GUIDED: Final = Scoring("by area", "label-lite0", {"evidence": "logit", "supervision": "area"})  # maps say where to cut
 TRUE: Final = Scoring("the ideal mask", IDEAL, {"evidence": "logit"})
 FOUR: Final = {"area": AREA, "paper": PAPER, "best": BEST, "ideal": TRUE}
 
@@ -76,9 +77,9 @@ ARMS: Final[Mapping[str, Arm]] = {
     "tokenlabeling": Arm(
         "block, TokenLabeling", "topk-lite0", {**BLOCK, **ALONE, "supervision": "tokenlabeling"}, by_token=True
     ),
-    "attentive": _arm("attentive", PAPER, {"kind": "attentive", "per": "sample", **ALONE}),
-    "saliencymix": _arm("SaliencyMix", PAPER, {"kind": "saliencymix", "per": "sample", **ALONE}),
-    "puzzle": _arm("Puzzle Mix", PAPER, {"kind": "puzzle", **ALONE}),
-    "comix": _arm("Co-Mixup", PAPER, {"kind": "comix", **ALONE}),
+    "attentive": _arm("attentive", GUIDED, {"kind": "attentive", "per": "sample", **ALONE}),
+    "saliencymix": _arm("SaliencyMix", GUIDED, {"kind": "saliencymix", "per": "sample", **ALONE}),
+    "puzzle": _arm("Puzzle Mix", GUIDED, {"kind": "puzzle", **ALONE}),
+    "comix": _arm("Co-Mixup", GUIDED, {"kind": "comix", **ALONE}),
 }
 MAIN: Final = ("none", "block-area", "block-paper", "block-best", "block-ideal")

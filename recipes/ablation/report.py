@@ -142,7 +142,7 @@ def _introduction(experiment: Experiment, records: Sequence[Record]) -> list[str
     machines = sorted({f"{run['machine']['platform']}, {run['machine']['instructions']}" for run in records})
     return [
         f"{shared['classes']} classes of cut-outs on photographs, {shared['images']} images of training, "
-        f"{shared['test_images']} of test on other photographs; {shared['epochs']} epochs, batches of "
+        f"{shared['test_images']} of test on other photographs; epochs: {shared['epochs']}, batches of "
         f"{shared['batch_size']}. Each mean has its 95 % interval over seeds (Student's t). Arms of one seed share "
         "weights at the start, order and crops, so that differences are paired by seed.",
         "",
