@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run again
 EXIT_INTERRUPTED = 130
 GRACE_S = 20.0  # for an orderly end; Slurm and Kubernetes leave 30 s between SIGTERM and SIGKILL
 REPEAT_S = 0.5  # the same signal again so soon was sent to the process and to its group, and is the same request
+WAKE_AGAIN_S = 0.2  # until the main thread has heard: what comes just before a system call does not interrupt it
 LAST_WORDS_S = 1.0  # for a message to a terminal or log that may hang, too
 _END = b"\0"  # no signal's number
 _WAKE = signal.SIGURG  # interrupts the main thread; ignored by default, so it can do no other harm
@@ -43,6 +45,7 @@ class StopRequest:
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` gets the last words of a process that had to be ended."""
         self.signal: signal.Signals | None = None
+        self.heard = False  # whether the main thread was interrupted
         self._say = say
         self._asked_s = 0.0
         self._grace = threading.Timer(GRACE_S, self._end, (f"it did not stop within {GRACE_S:.0f} s",))
@@ -87,7 +90,13 @@ class StopRequest:
 
     def _listen(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        while (number := os.read(self._numbers, 1)) != _END:
+        while True:
+            if self() and not self.heard and not select.select([self._numbers], [], [], WAKE_AGAIN_S)[0]:
+                signal.pthread_kill(_main_id(), _WAKE)
+                continue
+            number = os.read(self._numbers, 1)
+            if number == _END:
+                return
             if number[0] in STOP_SIGNALS:  # Python also writes those that others handle
                 self.note(number[0])
 
@@ -159,6 +168,7 @@ def _leave_to_listener(_number: int, _frame: FrameType | None) -> None:
 
 def _interrupt(_number: int = 0, _frame: FrameType | None = None) -> None:
     if _waits and _request is not None and _request():
+        _request.heard = True
         raise Stopped(_waits[-1]())
 
 

@@ -29,6 +29,29 @@ def test_a_signal_interrupts_what_may_be_dropped(number: signal.Signals) -> None
     assert time.monotonic() - began < 5
 
 
+def test_a_wake_up_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that comes between the check for signals and the system call that waits."""
+    lost: list[int] = []
+    send = signal.pthread_kill
+
+    def lose_the_first(thread: int, number: int) -> None:
+        if lost:
+            send(thread, number)
+        lost.append(number)
+
+    def read() -> None:
+        with stoppable(lambda: "reading"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr(signal, "pthread_kill", lose_the_first)
+    began = time.monotonic()
+    with stop_on_signals(), pytest.raises(Stopped):
+        read()
+    assert time.monotonic() - began < 5
+    assert len(lost) > 1
+
+
 def test_other_work_goes_on_and_asks() -> None:
     """The signal of a batch system to the process and to its group is one request; a second one would end this test."""
     with stop_on_signals() as stop:
