@@ -7,7 +7,7 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo gallery test test-slow test-slurm lint format clean
+.PHONY: demo gallery reproduce-small test test-slow test-slurm lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
@@ -25,6 +25,10 @@ demo: .venv/.ready
 # Figures 3 to 8 of the paper; the part with objects needs Debian's tuxpaint-stamps-default, see recipes/cut_outs.
 gallery: .venv/.ready
 	$(BIN)/python -m recipes.evaluate.gallery demo/gallery
+
+# Five arms, five seeds, two students: an hour or so on two free cores. Needs the same package.
+reproduce-small: .venv/.ready
+	$(BIN)/python -m recipes.ablation.run demo/ablation --epochs 20 --processes 2 && $(BIN)/python -m recipes.ablation.report demo/ablation -o demo/results.md
 
 # A process per core, each with one thread; what one file's tests share is made once.
 test: .venv/.ready

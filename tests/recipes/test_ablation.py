@@ -15,7 +15,7 @@ from scipy import stats
 
 from recipes.ablation import report as reporting
 from recipes.ablation import run as running
-from recipes.ablation.arms import ARMS, BASELINE, GRID, MAIN, Arm
+from recipes.ablation.arms import ARMS, BASELINE, GRID, MAIN
 from recipes.ablation.data import IDEAL, STORES, Data, write_ideal_maps
 from recipes.ablation.log import (
     AblationError,
@@ -285,4 +285,3 @@ def test_names_of_arms() -> None:
     chosen = running._names([*ARMS], main=MAIN)
     parameter: Any = None
     assert chosen(parameter, parameter, f"mixup,main,{MAIN[0]}") == ["mixup", *MAIN]
-    assert isinstance(ARMS[BASELINE], Arm)
