@@ -77,7 +77,8 @@ def main() -> None:
                 for size in options.batch_size or [64, 8]
             ],
         }
-        result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.only else {}
+        kept = options.only and options.out.exists()
+        result: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if kept else {}
         result |= {name: run() for name, run in sections.items() if options.only in (None, name)}
     where = machine() | accelerator(options.device)
     if options.only:  # the other sections may be another machine's
