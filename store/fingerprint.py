@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +20,7 @@ from xxhash import xxh3_64
 # so the compressed pixels, that no two images share, must be among what is read: those in the middle and at the end.
 # Plain pixels (BMP, TIFF) of things on a white ground often differ in the middle only.
 PART_NBYTES = 4096
+_EXAMPLES = 3
 
 
 def fingerprint_of(file: BinaryIO) -> int:
@@ -55,3 +57,12 @@ def difference_of(file: BinaryIO, fingerprint: int) -> str:
         f"expected the file that its map was made from, fingerprint {fingerprint:016x}, found {found:016x}, "
         f"{nbytes} bytes"
     )
+
+
+def report_of(compared: int, differing: Sequence[str]) -> str:
+    """Of so many files compared, which are other ones: a line for each of the first few, to be followed by a remedy.
+
+    `differing`: key and difference of each.
+    """
+    examples = "".join(f"  {line}\n" for line in differing[:_EXAMPLES])
+    return f"of {compared} files compared {len(differing)} are not those that its maps were made from:\n{examples}"

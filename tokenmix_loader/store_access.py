@@ -14,7 +14,7 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
     )
 
 from store import MapStore, StoreError, StoreMismatch
-from store.fingerprint import difference_of, spread
+from store.fingerprint import difference_of, report_of, spread
 from store.format.rows import list_digest
 from store.spec import MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
 from store.table_keys import names_or_numbers
@@ -32,6 +32,7 @@ __all__ = [
     "name_of",
     "names_or_numbers",
     "open_store",
+    "report_of",
     "spread",
 ]
 

@@ -13,14 +13,13 @@ import numpy.typing as npt
 from extract.errors import ExtractError
 from extract.images.image_list import ImageList
 from store import Header, ShardError, StoreMismatch, read_header
-from store.fingerprint import difference_of, spread
+from store.fingerprint import difference_of, report_of, spread
 from store.folder.files import present_shards
 from store.format.shard import open_shard
 from store.spec import FINGERPRINT, HEADER_FILE, STATUS_OK, UNKNOWN, shard_name
 
 SAMPLED_FILES = 64  # before a job goes on; tokenmix_loader/join/fingerprints.py says what such a sample finds
 _THREADS = 16  # they wait for the file system
-_EXAMPLES = 3
 
 
 def require_same_files(images: ImageList, store: Path, header: Header) -> None:
@@ -36,14 +35,13 @@ def require_same_files(images: ImageList, store: Path, header: Header) -> None:
         return
     compared: list[int] = []
     changed = [
-        f"  {images.keys[row]}: {found}"
+        f"{images.keys[row]}: {found}"
         for row, found in other_files(images, store, SAMPLED_FILES, compared.append)
         if isinstance(found, str)
     ]
     if changed:
         raise StoreMismatch(
-            f"{store}: of {sum(compared)} files compared {len(changed)} are not those that its maps were made "
-            "from:\n" + "\n".join(changed[:_EXAMPLES]) + "\n"
+            f"{store}: {report_of(sum(compared), changed)}"
             "Give the images that they were made of, or another path to start a new store. Where some images were "
             "changed on purpose, `tokenmix verify --images` names them and their shards: remove these, then go on."
         )

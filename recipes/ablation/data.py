@@ -16,9 +16,8 @@ import extract
 from extract import JobOptions, TeacherSpec
 from extract.images import list_images
 from recipes.cut_outs.generate import generate
-from recipes.cut_outs.scene import Look
+from recipes.cut_outs.scene import Look, write_objects
 from recipes.cut_outs.stamps import stamp_folder
-from recipes.transfer.cut_outs import write_objects
 from store import Header, RowBatch, ShardWriter, create_store
 from store.format.rows import list_digest
 from store.spec import STATUS_OK

@@ -8,33 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student_t
 
 from recipes.ablation.arms import ARMS, BASELINE
 from recipes.ablation.log import AblationError, Experiment, Record, find_experiment
 from recipes.evaluate.drawing import COLOURS, save
+from recipes.intervals import Interval, interval
 
 Scores = Mapping[int, float]  # seed -> top-1 in percent
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and half of its 95 % interval, by Student's t; None from a single value."""
-
-    mean: float
-    half: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" + (" (one seed)" if self.half is None else f" ± {self.half:.1f}")
-
-    def signed(self) -> str:
-        """As a difference."""
-        return f"{'+' if self.mean >= 0 else '−'}{Interval(abs(self.mean), self.half)}"
 
 
 @dataclass(frozen=True)
@@ -47,14 +32,6 @@ class Row:
     difference: Interval | None
     paired: int
     seconds: float
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Of one value or more."""
-    count = len(values)
-    if count < 2:
-        return Interval(fmean(values), None)
-    return Interval(fmean(values), float(student_t.ppf(0.975, count - 1)) * stdev(values) / count**0.5)
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:

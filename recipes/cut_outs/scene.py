@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,15 @@ class Scene:
 def objects(path: Path = OBJECTS) -> tuple[Stamp, ...]:
     """The stamps that are drawn: those with a label. They take turns."""
     return tuple(stamp for stamp in listed_stamps(path) if stamp.label is not None)
+
+
+def write_objects(path: Path, classes: int) -> Path:
+    """A list of objects of so many classes, one of each, taken evenly from the recipe's."""
+    first = {stamp.label: stamp for stamp in reversed(objects()) if stamp.label is not None}
+    chosen = [first[label] for label in sorted(first)][:: len(first) // classes][:classes]
+    entries = {stamp.name: {"may_mean": stamp.may_mean, "label": stamp.label} for stamp in chosen}
+    path.write_text(json.dumps({"stamps": entries}))
+    return path
 
 
 def photographs(split: str) -> tuple[str, ...]:

@@ -5,20 +5,18 @@ python -m recipes.evaluate.attention IMAGES --model deit_small_patch16_224 --che
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from timm.utils import AttentionExtract
 
 from extract.images import list_images
-from extract.images.image_list import ImageList
+from recipes.evaluate.batch import choose, decoded
 from recipes.evaluate.drawing import grid_of, heat, picture, save, shown
 from recipes.evaluate.student import Student, load_students, student_options
 
@@ -61,22 +59,6 @@ def draw(students: list[Student], images: list[Image.Image], layers: int = 12) -
         for column, layer in zip(line[1:], chosen, strict=True):
             heat(column, image, maps[layer], f"layer {layer + 1}")
     return figure
-
-
-def choose(labels: npt.NDArray[Any], count: int, rng: np.random.Generator) -> list[int]:
-    """Rows of `count` images, of different classes as far as there are any."""
-    order = rng.permutation(len(labels))
-    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
-    return [*order[first_of_class].tolist(), *np.delete(order, first_of_class).tolist()][:count]
-
-
-def decoded(listed: ImageList, rows: Sequence[int]) -> list[Image.Image]:
-    """These images, in RGB."""
-    pictures = []
-    for row in rows:
-        with listed.open(row) as file, Image.open(file) as encoded:
-            pictures.append(encoded.convert("RGB"))
-    return pictures
 
 
 @click.command(help="Draw the class token's attention on some of IMAGES.")

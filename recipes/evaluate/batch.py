@@ -1,20 +1,40 @@
-"""Some images of a folder as a training loop gets them: a batch of pixels and `MapTarget`s of a store."""
+"""Some images of a folder: which ones, decoded, and as a training loop gets them, with `MapTarget`s of a store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch.utils.data import default_collate
 from torchvision import transforms as tv
 
 from extract.images import list_images
-from recipes.evaluate.attention import choose, decoded
+from extract.images.image_list import ImageList
 from tokenmix_loader import MapDataset, MapStore
 from tokenmix_loader.batch import MapTarget
 
 SIDE_PX = 224
+
+
+def choose(labels: npt.NDArray[Any], count: int, rng: np.random.Generator) -> list[int]:
+    """Rows of `count` images, of different classes as far as there are any."""
+    order = rng.permutation(len(labels))
+    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
+    return [*order[first_of_class].tolist(), *np.delete(order, first_of_class).tolist()][:count]
+
+
+def decoded(listed: ImageList, rows: Sequence[int]) -> list[Image.Image]:
+    """These images, in RGB."""
+    pictures = []
+    for row in rows:
+        with listed.open(row) as file, Image.open(file) as encoded:
+            pictures.append(encoded.convert("RGB"))
+    return pictures
 
 
 def whole_images(

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from extract.images import list_images
-from recipes.evaluate.attention import choose, decoded
+from recipes.evaluate.batch import choose, decoded
 from recipes.evaluate.drawing import COLOURS, grid_of, picture, save, shown
 from recipes.evaluate.occlusion import mask_tokens, orders
 from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side

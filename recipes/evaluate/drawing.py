@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
@@ -48,11 +47,3 @@ def save(figure: Figure, path: Path) -> None:
     """At a resolution for screens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def wilson(hits: Array, count: int) -> tuple[Array, Array]:
-    """95 % interval of a share of `count` (Wilson's)."""
-    z, share = 1.96, np.asarray(hits) / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return centre - half, centre + half

@@ -33,16 +33,14 @@ from extract import JobOptions, TeacherSpec
 from extract.images import list_images
 from extract.teacher.packaged import load_packaged, timm_name
 from recipes.cut_outs.generate import generate
-from recipes.cut_outs.scene import Look
+from recipes.cut_outs.scene import Look, write_objects
 from recipes.cut_outs.stamps import stamp_folder
 from recipes.evaluate import attention, confidences, masks, occlusion, salient_area
-from recipes.evaluate.attention import choose, decoded
-from recipes.evaluate.batch import whole_images
+from recipes.evaluate.batch import choose, decoded, whole_images
 from recipes.evaluate.drawing import save
 from recipes.evaluate.student import Student, load_students
 from recipes.photographs import demo as photographs
 from recipes.small_students import small_vit
-from recipes.transfer.cut_outs import write_objects
 from tokenmix_loader import MapDataset, MapStore, TokenMix, read_tokens
 from tokenmix_loader.show import draw_pairs
 

@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 from timm.data import create_dataset
 from torch.utils.data import DataLoader
 
-from recipes.evaluate.drawing import COLOURS, save, wilson
+from recipes.evaluate.drawing import COLOURS, save
 from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side
+from recipes.intervals import wilson
 from tokenmix_loader import MapDataset, MapStore, mix_images, read_tokens
 
 Ints = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -21,10 +21,12 @@ import numpy as np
 import timm
 import torch
 
+from benchmarks.read import machine
 from extract.teacher.packaged import load_packaged
 from recipes.cut_outs.generate import generate
-from recipes.cut_outs.scene import Look, objects
+from recipes.cut_outs.scene import Look, write_objects
 from recipes.cut_outs.stamps import stamp_folder
+from recipes.intervals import interval
 from recipes.transfer.scenes import read_scenes
 from recipes.transfer.segment import Settings, Training
 
@@ -36,7 +38,6 @@ ARMS: Final[Mapping[str, str]] = {
     "from scratch": "random weights, layer decay .65",
     "from scratch, no layer decay": "random weights, every layer at the full rate",
 }
-T_95: Final = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, two-sided
 
 
 def settings_of(arm: str, seed: int, weights: Path, steps: int) -> Settings:
@@ -57,30 +58,16 @@ def write_weights(path: Path) -> Path:
     return path
 
 
-def write_objects(path: Path, classes: int) -> Path:
-    """A list of objects of so many classes, one of each, taken evenly from the recipe's."""
-    first = {stamp.label: stamp for stamp in reversed(objects()) if stamp.label is not None}
-    chosen = [first[label] for label in sorted(first)][:: len(first) // classes][:classes]
-    entries = {stamp.name: {"may_mean": stamp.may_mean, "label": stamp.label} for stamp in chosen}
-    path.write_text(json.dumps({"stamps": entries}))
-    return path
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half of the 95 % interval by Student's t."""
-    return float(np.mean(values)), float(T_95[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5)
-
-
 @click.command(help="Compare the arms in FOLDER.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--seeds", type=click.Choice([str(n) for n in T_95]), default="5", show_default=True)
+@click.option("--seeds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--classes", type=click.IntRange(2, 60), default=12, show_default=True)
 @click.option("--images", default=1200, show_default=True, help="For training.")
 @click.option("--test-images", default=360, show_default=True)
 @click.option("--steps", default=SMALL.steps, show_default=True)
 @click.option("--stamps", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stamps.")
 def main(
-    folder: Path, seeds: str, classes: int, images: int, test_images: int, steps: int, stamps: Path | None
+    folder: Path, seeds: int, classes: int, images: int, test_images: int, steps: int, stamps: Path | None
 ) -> None:
     """Generate, train every arm with every seed, print a table."""
     torch.set_num_threads(1)
@@ -93,7 +80,7 @@ def main(
         raise click.ClickException(str(error)) from error
     weights, train, test = write_weights(folder / "lite0.pth"), *map(read_scenes, (folder / "train", folder / "test"))
     results, path = {arm: [] for arm in ARMS}, folder / "results.json"  # type: dict[str, list[float]], Path
-    for seed in range(int(seeds)):
+    for seed in range(seeds):
         for arm in ARMS:
             out = folder / "runs" / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
             out.mkdir(parents=True, exist_ok=True)
@@ -101,27 +88,16 @@ def main(
             training.run(out, workers=0, save_every=200)
             results[arm].append(training.test(test, multi_scale=False, workers=0).mean_iou)
             click.echo(f"{arm}, seed {seed}: mIoU {results[arm][-1]:.4f}")
-    summary = {
-        arm: dict(zip(("mean", "half_interval"), interval(found), strict=True)) for arm, found in results.items()
-    }
     first, *others = ARMS
-    gains = {
-        arm: dict(
-            zip(("mean", "half_interval"), interval(np.subtract(results[first], results[arm]).tolist()), strict=True)
-        )
-        for arm in others
-    }
-    said = {
-        "settings": asdict(replace(SMALL, steps=steps)),
-        "classes": classes,
-        "images": images,
-        "test_images": test_images,
-    }
-    path.write_text(
-        json.dumps({**said, "arms": ARMS, "mean_iou": results, "summary": summary, "gains": gains}, indent=1)
-    )
+    summary = {arm: interval(found) for arm, found in results.items()}
+    gains = {arm: interval(np.subtract(results[first], results[arm]).tolist()) for arm in others}
+    said = {"settings": asdict(replace(SMALL, steps=steps)), "classes": classes, "images": images,
+            "test_images": test_images, "arms": ARMS, "machine": machine()}  # fmt: skip
+    figures = {name: {arm: asdict(found) for arm, found in part.items()} for name, part in
+               (("summary", summary), ("gains", gains))}  # fmt: skip
+    path.write_text(json.dumps(said | {"mean_iou": results} | figures, indent=1) + "\n")
     for arm, found in (*summary.items(), *((f"{first} minus {arm}", gain) for arm, gain in gains.items())):
-        click.echo(f"{arm:45} {found['mean']:.3f} ± {found['half_interval']:.3f}")
+        click.echo(f"{arm:45} {found.mean:.3f} ± {found.half:.3f}")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ from recipes.ablation.log import (
     read_record,
     write_json,
 )
-from recipes.ablation.report import interval, lacking, rows_of
+from recipes.ablation.report import lacking, rows_of
 from recipes.ablation.run import Runner, run, tasks_of
 from recipes.ablation.training import Pictures, Schedule, batches, train, training_images
 from recipes.context_digits.generate import generate
+from recipes.intervals import interval
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 from tokenmix_loader import MapStore, TokenMix
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from recipes.context_digits.generate import generate
 from recipes.evaluate import attention, confidences, masks, salient_area
-from recipes.evaluate.batch import whole_images
+from recipes.evaluate.batch import choose, whole_images
 from recipes.evaluate.student import load_students
 from recipes.small_students import small_vit
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
@@ -63,7 +63,7 @@ def test_attention_of_other_families() -> None:
 def test_images_of_different_classes_come_first() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
     for seed in range(20):
-        rows = attention.choose(labels, 6, np.random.default_rng(seed))
+        rows = choose(labels, 6, np.random.default_rng(seed))
         assert set(labels[rows[:3]]) == {0, 1, 2}
         assert sorted(rows) == list(range(6))
 

@@ -10,7 +10,7 @@ from PIL import Image
 from recipes.context_digits.demo import TEACHER
 from recipes.context_digits.generate import generate
 from recipes.evaluate import occlusion
-from recipes.evaluate.drawing import wilson
+from recipes.intervals import wilson
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 
 

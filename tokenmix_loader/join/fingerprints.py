@@ -10,12 +10,11 @@ import numpy as np
 
 from tokenmix_loader.batch import NO_MAP
 from tokenmix_loader.join.rows import Rows
-from tokenmix_loader.store_access import UNKNOWN, MapStore, StoreMismatch, difference_of, spread
+from tokenmix_loader.store_access import UNKNOWN, MapStore, StoreMismatch, difference_of, report_of, spread
 
 # One open and three short reads each: some tenths of a second on a network file system. A split of which
 # one file in ten is another passes once in 850 times.
 SAMPLED_FILES = 64
-_EXAMPLES = 3
 
 
 def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int], BinaryIO], store: MapStore) -> None:
@@ -32,7 +31,7 @@ def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int
         with contextlib.suppress(OSError), open_file(index) as file:
             opened += 1
             if found := difference_of(file, int(store.fingerprints[rows[index]])):
-                other.append(f"  {keys[index]}: {found}")
+                other.append(f"{keys[index]}: {found}")
     if chosen and not opened:
         raise StoreMismatch(
             f"{store}: expected the files of its images, found that none of {len(chosen)} can be opened, as "
@@ -40,8 +39,7 @@ def require_same_files(keys: Sequence[str], rows: Rows, open_file: Callable[[int
         )
     if other:
         raise StoreMismatch(
-            f"{store}: of {len(chosen)} files compared {len(other)} are not those that the maps were made "
-            "from:\n" + "\n".join(other[:_EXAMPLES]) + "\n"
+            f"{store}: {report_of(opened, other)}"
             "Repair them if they are damaged; another split or version of the dataset needs maps of its own. If these "
             "are the same pictures, only resized or saved anew, pass same_files=False (`tokenmix show --copies`)."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenmix_loader.batch import TokenSources
-from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS
+from tokenmix_loader.scoring.targets import MIN_EVIDENCE, SUPERVISIONS, check_labels, least_mass
 from tokenmix_loader.shapes import require_choice, require_shape, require_share
 
 
@@ -32,12 +32,8 @@ def source_targets(
     require_shape("source_targets: tokens", tokens, (None, None, None), "pass align's result, [B, gh, gw]")
     require_shape("source_targets: labels", labels, (len(tokens),), "pass one label per sample")
     require_shape("source_targets: sources", sources.image, (len(tokens), None, *tokens.shape[1:]), "use one grid")
+    check_labels(labels, num_classes)
     classes = labels.long()
-    if not bool(((classes >= 0) & (classes < num_classes)).all()):
-        raise ValueError(
-            f"source_targets: labels: expected 0 to {num_classes - 1}, found {int(labels.min())} to "
-            f"{int(labels.max())}; check num_classes and the dataset's class map"
-        )
     worth = token_worth(tokens, min_evidence, supervision)
     shown = worth[sources.image, sources.token] * sources.weight
     sharp = tokens.new_zeros(len(tokens), num_classes, dtype=torch.float32)
@@ -52,5 +48,5 @@ def token_worth(tokens: torch.Tensor, min_evidence: float, supervision: str) -> 
     if supervision == "area":
         return by_area
     mass = flat.sum(dim=1, keepdim=True)
-    seen = mass >= max(min_evidence, torch.finfo(torch.float32).tiny)
+    seen = mass >= least_mass(min_evidence)
     return torch.where(seen, flat / mass, by_area)

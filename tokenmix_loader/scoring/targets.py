@@ -40,7 +40,7 @@ def mix_scores(
     if supervision == "area":
         return area, 1 - area
     mass = tokens.sum(dim=(1, 2))
-    seen = mass >= _least_mass(min_evidence)
+    seen = mass >= least_mass(min_evidence)
     share_a = _visible_share(tokens, kept, mass)
     share_b = _visible_share(tokens[partner], 1 - kept, mass[partner])
     return torch.where(seen, share_a, area), torch.where(seen[partner], share_b, 1 - area)
@@ -66,7 +66,7 @@ def _check_partners(partner: torch.Tensor) -> None:
         )
 
 
-def _least_mass(min_evidence: float) -> float:
+def least_mass(min_evidence: float) -> float:
     """The mass from which on a crop is scored by its map: more than none, even where `min_evidence` is 0."""
     return max(min_evidence, torch.finfo(torch.float32).tiny)
 
@@ -93,8 +93,7 @@ def mix_targets(
     """
     require_count("mix_targets: num_classes", num_classes)
     require_shape("mix_targets: labels", labels, (len(tokens),), "pass one label per sample")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"mix_targets: labels: expected whole numbers, found {labels.dtype}; pass class indices")
+    _require_whole(labels)
     loops = compiled_for(tokens, masks, labels, partner) if supervision == "tokenmix" else None
     if loops:
         _check_mix(tokens, masks, partner, min_evidence)
@@ -103,7 +102,7 @@ def mix_targets(
         # Otherwise the checks of the tensor code below say what is wrong.
         if loops.are_within(of_labels, num_classes) and loops.are_within(of_partner, len(tokens)):
             of_tokens, of_masks = (as_array(part, np.float32) for part in (tokens, without_copies(masks)))
-            settings = int(num_classes), float(smoothing), float(_least_mass(min_evidence))
+            settings = int(num_classes), float(smoothing), float(least_mass(min_evidence))
             return torch.from_numpy(loops.mix_arrays(of_tokens, of_masks, of_labels, of_partner, *settings))
     scores = mix_scores(tokens, masks, partner, min_evidence=min_evidence, supervision=supervision)
     return dense_targets(scores, (labels, labels[partner]), num_classes, smoothing=smoothing)
@@ -116,7 +115,7 @@ def dense_targets(scores: Pair, labels: Pair, num_classes: int, *, smoothing: fl
     row's sum and takes it from the labels, so rows keep their sum and no target is negative.
     """
     classes, sharp = torch.stack(labels, dim=1).long(), torch.stack(scores, dim=1).float()
-    _check_labels(classes, num_classes)
+    check_labels(classes, num_classes)
     require_share("dense_targets: smoothing", smoothing)
     together = sharp.sum(dim=1, keepdim=True)
     equal = classes[:, :1] == classes[:, 1:]
@@ -126,10 +125,17 @@ def dense_targets(scores: Pair, labels: Pair, num_classes: int, *, smoothing: fl
     return targets.scatter_(1, classes, sharp.mul(1 - smoothing).add_(everywhere))
 
 
-def _check_labels(labels: torch.Tensor, num_classes: int) -> None:
+def check_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """Raise ValueError for labels outside of [0, K), and for those that are no whole numbers."""
+    _require_whole(labels)
     if not bool(((labels >= 0) & (labels < num_classes)).all()):
         low, high = int(labels.min()), int(labels.max())
         raise ValueError(
             f"mix_targets: labels: expected 0 to {num_classes - 1}, found {low} to {high}; "
             "check num_classes and the dataset's class map"
         )
+
+
+def _require_whole(labels: torch.Tensor) -> None:
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"mix_targets: labels: expected whole numbers, found {labels.dtype}; pass class indices")
