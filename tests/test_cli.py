@@ -215,7 +215,7 @@ def test_show_refuses_images_that_were_turned_since(maps: Path, images: Path, tm
         with Image.open(photo) as upright:
             upright.resize((90, 200)).save(photo)
     show = ("show", maps, "--images", turned, "-o", tmp_path / "out.png")
-    fails(tokenmix(*show), "of 20 files compared 20 are not those that the maps were made from", "--copies")
+    fails(tokenmix(*show), "of 20 files compared 20 are not those that its maps were made from", "--copies")
     fails(tokenmix(*show, "--copies"), "expected an image of", "found 90 x 200")
     assert not (tmp_path / "out.png").exists()
 

@@ -1,5 +1,6 @@
 """Datasets that the tests of joining share."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,3 +41,8 @@ class Targets(Pairs):
 def shuffled(rows: dict[str, int]) -> dict[str, int]:
     keys = np.random.default_rng(0).permutation([*rows])
     return {str(key): rows[str(key)] for key in keys}
+
+
+def users_warnings(caught: Iterable[warnings.WarningMessage]) -> list[warnings.WarningMessage]:
+    """Without files that other tests left open: Python may notice these anywhere."""
+    return [warning for warning in caught if issubclass(warning.category, UserWarning)]
