@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", choices=CPU_CASES, help="only this one; writes nothing")
+    parser.add_argument("--out", type=Path, help="default: extract.json, on a GPU extract_gpu.json, of the results")
     given = parser.parse_args()
     on_gpu = given.device.startswith("cuda")
     cases = GPU_CASES if on_gpu else CPU_CASES
@@ -94,8 +95,13 @@ def main() -> None:
         teachers = GPU_KIND_TEACHERS if on_gpu else CPU_KIND_TEACHERS
         kinds = {name: kind_costs(name, given) for name in teachers}
         print(json.dumps(kinds, indent=1), flush=True)
-        document = {"cases": results, "kinds": kinds, "options": vars(given), "machine": machine(given.device)}
-        path = RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
+        document = {
+            "cases": results,
+            "kinds": kinds,
+            "options": {name: value for name, value in vars(given).items() if name != "out"},
+            "machine": machine(given.device),
+        }
+        path = given.out or RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,9 @@
-"""Two students that a CPU trains in minutes, known to timm by name once this module is imported.
+"""Students that a CPU (`small_...`) or a GPU (`wide_...`) trains in minutes, known to timm once this is imported.
 
-`small_vit` is a vision transformer with a class token whose patches come from strided convolutions (arXiv
-2106.14881): from one linear layer so small a transformer learns far too slowly. `small_cnn` is a residual network.
-Both see 64 px and have some 0.3 M parameters; `small_vit` has 8 x 8 tokens.
+The transformers have a class token, tokens of 8 px, and patches from strided convolutions (arXiv 2106.14881): from one
+linear layer so small a transformer learns far too slowly. The others are residual networks. `small_vit` and `small_cnn`
+see 64 px and have some 0.3 M parameters; `wide_vit` has DeiT-Ti's width and depth, `wide_cnn` is half as wide as
+ResNet-18, and both see 96 px.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-__all__ = ["small_cnn", "small_vit"]
+__all__ = ["small_cnn", "small_vit", "wide_cnn", "wide_vit"]
 
 CONFIG: Final[dict[str, Any]] = {
     "input_size": (3, 64, 64), "crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic",
     "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
 }  # fmt: skip
-default_cfgs = {"small_vit": CONFIG | {"fixed_input_size": True}, "small_cnn": CONFIG}  # where timm looks for them
+WIDE: Final = CONFIG | {"input_size": (3, 96, 96)}
+PATCH_PX: Final = 8
+default_cfgs = {  # where timm looks for them
+    "small_vit": CONFIG | {"fixed_input_size": True}, "small_cnn": CONFIG,
+    "wide_vit": WIDE | {"fixed_input_size": True}, "wide_cnn": WIDE,
+}  # fmt: skip
 
 
 class ConvolutionalStem(nn.Module):
@@ -51,17 +57,37 @@ class ConvolutionalStem(nn.Module):
 def small_vit(pretrained: bool = False, **options: Any) -> nn.Module:
     """Six blocks of 64 channels."""
     _refuse_weights(pretrained)
-    size = CONFIG["input_size"][1]
-    chosen = {"img_size": size, "patch_size": 8, "embed_dim": 64, "depth": 6, "num_heads": 4} | options
-    return _configured(VisionTransformer(embed_layer=ConvolutionalStem, **_known(chosen)), "head")
+    return _transformer(CONFIG, {"embed_dim": 64, "depth": 6, "num_heads": 4} | options)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def wide_vit(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Twelve blocks of 192 channels, as DeiT-Ti."""
+    _refuse_weights(pretrained)
+    return _transformer(WIDE, {"embed_dim": 192, "depth": 12, "num_heads": 3} | options)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def small_cnn(pretrained: bool = False, **options: Any) -> nn.Module:
     """Four stages of one block."""
     _refuse_weights(pretrained)
-    chosen = {"layers": [1, 1, 1, 1], "channels": (16, 32, 64, 128), "stem_width": 16} | options
-    return _configured(ResNet(BasicBlock, **_known(chosen)), "fc")
+    return _residual(CONFIG, {"layers": [1, 1, 1, 1], "channels": (16, 32, 64, 128), "stem_width": 16} | options)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def wide_cnn(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Four stages of two blocks."""
+    _refuse_weights(pretrained)
+    return _residual(WIDE, {"layers": [2, 2, 2, 2], "channels": (32, 64, 128, 256), "stem_width": 32} | options)
+
+
+def _transformer(config: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    chosen = {"img_size": config["input_size"][1], "patch_size": PATCH_PX} | _known(options)
+    return _configured(VisionTransformer(embed_layer=ConvolutionalStem, **chosen), "head", config)
+
+
+def _residual(config: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    return _configured(ResNet(BasicBlock, **_known(options)), "fc", config)
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
@@ -73,13 +99,13 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _configured(model: Any, classifier: str) -> nn.Module:
-    model.pretrained_cfg = model.default_cfg = CONFIG | {"classifier": classifier, "num_classes": model.num_classes}
+def _configured(model: Any, classifier: str, config: dict[str, Any]) -> nn.Module:
+    model.pretrained_cfg = model.default_cfg = config | {"classifier": classifier, "num_classes": model.num_classes}
     return model  # type: ignore[no-any-return]
 
 
 def _refuse_weights(pretrained: bool) -> None:
     if pretrained:
         raise ValueError(
-            "small students: expected a checkpoint, found pretrained=True; no weights of them were published"
+            "small and wide students: expected a checkpoint, found pretrained=True; no weights of them were published"
         )

@@ -1,4 +1,8 @@
-"""The arms of the ablation: which store is read, how batches are mixed and how they are scored."""
+"""The arms of the ablation: which store is read, how batches are mixed and how they are scored.
+
+Half of the batches are mixed, unless an arm's name says otherwise: at this scale mixing all of them costs more than it
+regularises, see docs/results.md.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from recipes.ablation.data import IDEAL
+from tokenmix_loader.batch import Grid
 
-GRID: Final = (8, 8)  # tokens of a mask, of 8 px each
-MIN_TOKENS: Final = 5  # of a block: 14 of 14 x 14 tokens, as in the paper, are 5 of 8 x 8
-BASELINE: Final = "block-area"  # what all others are compared with
+SMALLEST_BLOCK: Final = 14 / 14**2  # share of all tokens, as in the paper
+BASELINE: Final = "none"  # what all others are compared with
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Arm:
     mixing: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "ce"
     by_token: bool = False
+
+    def mixing_on(self, grid: Grid) -> dict[str, Any]:
+        """Settings of `TokenMix` for masks of (gh, gw) tokens."""
+        if self.mixing.get("kind") not in ("block", "region"):
+            return dict(self.mixing)
+        return {**self.mixing, "min_tokens": round(SMALLEST_BLOCK * grid[0] * grid[1])}
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,10 @@ GUIDED: Final = Scoring("by area", "label-lite0", {"evidence": "logit", "supervi
 TRUE: Final = Scoring("the ideal mask", IDEAL, {"evidence": "logit"})
 FOUR: Final = {"area": AREA, "paper": PAPER, "best": BEST, "ideal": TRUE}
 
-ALONE: Final = {"mixup_alpha": 0.0}  # without Mixup
-BLOCK: Final = {"kind": "block", "min_tokens": MIN_TOKENS, "per": "sample"}
-SWITCHED: Final = {"mixup_alpha": 0.8, "switch_prob": 0.5}
+HALF: Final = {"mixup_alpha": 0.0, "prob": 0.5}  # half of the batches are mixed, none of them by Mixup
+ALWAYS: Final = {"mixup_alpha": 0.0}
+SWITCHED: Final = {"mixup_alpha": 0.8, "switch_prob": 0.5}  # as in the paper
+BLOCK: Final = {"kind": "block", "per": "sample"}
 
 
 def _arm(words: str, scoring: Scoring, mixing: Mapping[str, Any], **more: Any) -> Arm:
@@ -58,28 +69,38 @@ def _teacher(name: str) -> Scoring:
 
 ARMS: Final[Mapping[str, Arm]] = {
     "none": Arm("no mixing", mixing={"prob": 0.0}),
-    "mixup": Arm("Mixup", mixing={"mixup_alpha": 0.8, "switch_prob": 0.0}),
-    "cutmix-area": _arm("CutMix", AREA, {"kind": "cutmix", **ALONE}),
-    "cutmix-paper": _arm("CutMix", PAPER, {"kind": "cutmix", **ALONE}),
-    "region-area": _arm("region", AREA, {**BLOCK, "kind": "region", **ALONE}),
-    "random-area": _arm("random", AREA, {"kind": "random", "per": "sample", **ALONE}),
-    **{f"block-{name}": _arm("block", scoring, {**BLOCK, **ALONE}) for name, scoring in FOUR.items()},
-    **{f"block-mixup-{name}": _arm("block or Mixup", scoring, {**BLOCK, **SWITCHED}) for name, scoring in FOUR.items()},
+    **{f"block-{name}": _arm("block", scoring, {**BLOCK, **HALF}) for name, scoring in FOUR.items()},
     **{
-        f"block-half-{name}": _arm("block in half of the batches", scoring, {**BLOCK, **ALONE, "prob": 0.5})
+        f"block-always-{name}": _arm("block in all batches", scoring, {**BLOCK, **ALWAYS})
         for name, scoring in FOUR.items()
     },
-    **{f"block-{name}": _arm("block", _teacher(name), {**BLOCK, **ALONE}) for name in ("lite1", "lite2")},
-    "block-saliency": _arm("block", Scoring("spectral saliency", "saliency", {}), {**BLOCK, **ALONE}),
-    "block-area-bce": _arm("block, BCE", AREA, {**BLOCK, **ALONE}, loss="bce"),
-    "block-paper-bce": _arm("block, BCE", PAPER, {**BLOCK, **ALONE}, loss="bce"),
-    "relabel": Arm("block, ReLabel", "topk-lite0", {**BLOCK, **ALONE, "supervision": "relabel"}),
+    **{f"block-mixup-{name}": _arm("block or Mixup", scoring, {**BLOCK, **SWITCHED}) for name, scoring in FOUR.items()},
+    "mixup": Arm("Mixup", mixing={"mixup_alpha": 0.8, "switch_prob": 0.0, "prob": 0.5}),
+    "cutmix-area": _arm("CutMix", AREA, {"kind": "cutmix", **HALF}),
+    "cutmix-paper": _arm("CutMix", PAPER, {"kind": "cutmix", **HALF}),
+    "region-area": _arm("region", AREA, {**BLOCK, "kind": "region", **HALF}),
+    "random-area": _arm("random", AREA, {"kind": "random", "per": "sample", **HALF}),
+    **{f"block-{name}": _arm("block", _teacher(name), {**BLOCK, **HALF}) for name in ("lite1", "lite2")},
+    "block-saliency": _arm("block", Scoring("spectral saliency", "saliency", {}), {**BLOCK, **HALF}),
+    "none-bce": Arm("no mixing, BCE", mixing={"prob": 0.0}, loss="bce"),
+    "block-area-bce": _arm("block, BCE", AREA, {**BLOCK, **HALF}, loss="bce"),
+    "block-paper-bce": _arm("block, BCE", PAPER, {**BLOCK, **HALF}, loss="bce"),
+    "relabel": Arm("block, ReLabel", "topk-lite0", {**BLOCK, **HALF, "supervision": "relabel"}),
     "tokenlabeling": Arm(
-        "block, TokenLabeling", "topk-lite0", {**BLOCK, **ALONE, "supervision": "tokenlabeling"}, by_token=True
+        "block, TokenLabeling", "topk-lite0", {**BLOCK, **HALF, "supervision": "tokenlabeling"}, by_token=True
     ),
-    "attentive": _arm("attentive", GUIDED, {"kind": "attentive", "per": "sample", **ALONE}),
-    "saliencymix": _arm("SaliencyMix", GUIDED, {"kind": "saliencymix", "per": "sample", **ALONE}),
-    "puzzle": _arm("Puzzle Mix", GUIDED, {"kind": "puzzle", **ALONE}),
-    "comix": _arm("Co-Mixup", GUIDED, {"kind": "comix", **ALONE}),
+    "attentive": _arm("Attentive CutMix", GUIDED, {"kind": "attentive", "per": "sample", **HALF}),
+    "saliencymix": _arm("SaliencyMix", GUIDED, {"kind": "saliencymix", "per": "sample", **HALF}),
+    "puzzle": _arm("Puzzle Mix", GUIDED, {"kind": "puzzle", **HALF}),
+    "comix": _arm("Co-Mixup", GUIDED, {"kind": "comix", **HALF}),
 }
-MAIN: Final = ("none", "block-area", "block-paper", "block-best", "block-ideal")
+MAIN: Final = (BASELINE, *(f"block-{name}" for name in FOUR))
+# Which scores are better, with all else equal: (an arm, the arm that it is compared with).
+QUESTIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "the ideal mask against area": ("ideal", "area"),
+    "the paper's evidence against area": ("paper", "area"),
+    "the best evidence against the paper's": ("best", "paper"),
+    "the best evidence against area": ("best", "area"),
+    "the best evidence against the ideal mask": ("best", "ideal"),
+}
+MASKS: Final = ("block", "block-always", "block-mixup")  # each with scores of all FOUR

@@ -58,16 +58,23 @@ class Data:
 def cut_outs(folder: Path, classes: int, images: int, test_images: int, stamps: Path | None = None) -> Data:
     """Write the images that are not there yet. The test has the same objects on photographs that the training lacks.
 
-    Raises FileNotFoundError where the stamps are missing, FileExistsError where other files are in the way.
+    Raises FileNotFoundError where images and stamps are missing, FileExistsError where other files are in the way.
     """
+    data = Data(folder / f"train-{classes}-{images}", folder / f"test-{classes}-{test_images}")
+    if _images(data.train) == images and _images(data.test) == test_images:
+        return data
     stamps = stamp_folder(stamps)
     folder.mkdir(parents=True, exist_ok=True)
     objects = write_objects(folder / f"objects-{classes}.json", classes)
     look = Look(stamps, objects, short_side_px=(SHORT_SIDE_PX, SHORT_SIDE_PX))
-    data = Data(folder / f"train-{classes}-{images}", folder / f"test-{classes}-{test_images}")
     generate(data.train, images, seed=0, split="train", look=look)
     generate(data.test, test_images, seed=0, split="test", look=look)
     return data
+
+
+def _images(root: Path) -> int:
+    """Each is written after its mask."""
+    return len(list((root / "images").glob("*/*.jpg")))
 
 
 def prepare_stores(data: Data, names: Iterable[str], say: Callable[[str], object]) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from recipes.ablation.arms import Arm
 from recipes.ablation.data import Data
-from recipes.ablation.training import Schedule
+from recipes.ablation.training import Schedule, Student
 from store import read_header
 
 Record = dict[str, Any]
@@ -42,7 +42,7 @@ class AblationError(ValueError):
 class Task:
     """One run."""
 
-    student: str
+    student: Student
     name: str
     arm: Arm
     seed: int
@@ -50,7 +50,14 @@ class Task:
     def settings(self, data: Data) -> dict[str, Any]:
         """All that this arm alone decides, as JSON."""
         store = read_header(data.store(self.arm.store)).content_digest
-        return json.loads(json.dumps(asdict(self.arm) | {"store_digest": store}))  # type: ignore[no-any-return]
+        mixing = self.arm.mixing_on(self.student.grid)
+        found = asdict(self.arm) | {
+            "mixing": mixing,
+            "grid": self.student.grid,
+            "lr": self.student.lr,
+            "store_digest": store,
+        }
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Experiment:
 
     def path(self, task: Task) -> Path:
         """Of a run's record."""
-        return self.folder / task.student / f"{task.name}-{task.seed}.json"
+        return self.folder / task.student.name / f"{task.name}-{task.seed}.json"
 
     def finished(self, task: Task, data: Data) -> bool:
         """Whether the run is there. Raises AblationError where it was made with other settings of the arm."""
@@ -83,10 +90,12 @@ class Experiment:
         return [read_record(path) for path in sorted(self.folder.glob("*/*.json"))]
 
 
-def open_experiment(folder: Path, data: Data, schedule: Schedule, chosen: Mapping[str, Any]) -> Experiment:
+def open_experiment(
+    folder: Path, data: Data, schedule: Schedule, chosen: Mapping[str, Any], device: str = "cpu"
+) -> Experiment:
     """The one of these settings and this code; `chosen` describes the data."""
     shared = {
-        **chosen, **asdict(schedule), "data": data.digest(), "code": code_digest(),
+        **chosen, **asdict(schedule), "device": device_name(device), "data": data.digest(), "code": code_digest(),
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")},
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
@@ -134,6 +143,11 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
     }  # fmt: skip
+
+
+def device_name(device: str) -> str:
+    """ "cpu", or what the GPU is called."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 def code_digest(root: Path = ROOT, parts: Iterable[str] = CODE) -> str:

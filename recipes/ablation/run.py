@@ -28,24 +28,19 @@ from extract.errors import ExtractError
 from recipes.ablation.arms import ARMS, MAIN
 from recipes.ablation.data import Data, cut_outs, prepare_stores
 from recipes.ablation.log import AblationError, Experiment, Record, Task, machine, open_experiment, write_json
-from recipes.ablation.training import HAVE_TOKENS, STUDENTS, Schedule, train
+from recipes.ablation.training import STUDENTS, Schedule, train
 from store import StoreError
 
 
 def tasks_of(students: Sequence[str], arms: Sequence[str], seeds: int) -> list[Task]:
     """All runs, seed by seed, so that whenever it is stopped arms have the same seeds, but for the last."""
     return [
-        Task(student, name, ARMS[name], seed)
+        Task(STUDENTS[student], name, ARMS[name], seed)
         for seed in range(seeds)
         for name in arms
         for student in students
-        if fits(name, student)
+        if STUDENTS[student].fits(ARMS[name])
     ]
-
-
-def fits(name: str, student: str) -> bool:
-    """Whether the student can be trained like this."""
-    return student in HAVE_TOKENS or not ARMS[name].by_token
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,14 @@ class Runner:
     data: Data
     schedule: Schedule
     command: str
+    device: str = "cpu"
 
     def __call__(self, task: Task) -> Record:
         """The record that was written."""
         started = time.monotonic()
-        history = train(self.data, task.student, task.arm, task.seed, self.schedule).history
+        history = train(self.data, task.student, task.arm, task.seed, self.schedule, self.device).history
         record = {
-            "student": task.student, "arm": task.name, "seed": task.seed, "top1": history[-1]["top1"],
+            "student": task.student.name, "arm": task.name, "seed": task.seed, "top1": history[-1]["top1"],
             "seconds": round(time.monotonic() - started, 1), "history": history, "settings": task.settings(self.data),
             "shared": self.experiment.shared, "machine": machine(), "command": self.command,
         }  # fmt: skip
@@ -124,25 +120,27 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(help="Make all runs in FOLDER that are not there yet.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--students", callback=_names(STUDENTS), default=",".join(STUDENTS), show_default=True)
+@click.option("--students", callback=_names([*STUDENTS]), default="small_cnn,small_vit", show_default=True)
 @click.option(
     "--arms", callback=_names([*ARMS], main=MAIN, all=[*ARMS]), default="main", show_default=True,
     help="main, all, or names with commas between.",
 )  # fmt: skip
 @click.option("--seeds", type=_COUNT, default=5, show_default=True, help="How many: 0, 1, ...")
 @click.option("--classes", type=click.IntRange(2, 60), default=12, show_default=True)
-@click.option("--images", type=_COUNT, default=1500, show_default=True, help="For training.")
+@click.option("--images", type=_COUNT, default=300, show_default=True, help="For training.")
 @click.option("--test-images", type=_COUNT, default=1200, show_default=True)
 @click.option("--epochs", type=_COUNT, default=Schedule.epochs, show_default=True)
 @click.option("--processes", type=_COUNT, default=1, show_default=True, help="Each with one thread.")
+@click.option("--device", default="cpu", show_default=True, help="cuda: all processes share one.")
+@click.option("--prepare", is_flag=True, help="Write images and maps only, as for a machine without the stamps.")
 @click.option("--stamps", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stamps.")
 def main(
     folder: Path, students: list[str], arms: list[str], seeds: int, classes: int, images: int, test_images: int,
-    epochs: int, processes: int, stamps: Path | None,
+    epochs: int, processes: int, device: str, prepare: bool, stamps: Path | None,
 ) -> None:  # fmt: skip
     """Prepare images and maps, then run; with a user's mistakes as messages."""
     for name, student in product(arms, students):
-        if not fits(name, student):
+        if not STUDENTS[student].fits(ARMS[name]):
             click.echo(f"{name}: left out for {student}, which has other tokens at its end than the masks")
     _one_thread()
     schedule, tasks = Schedule(epochs), tasks_of(students, arms, seeds)
@@ -153,10 +151,12 @@ def main(
     try:
         data = cut_outs(folder, classes, images, test_images, stamps)
         prepare_stores(data, {task.arm.store for task in tasks}, click.echo)
+        if prepare:
+            return
         chosen = {"classes": classes, "images": images, "test_images": test_images}
-        experiment = open_experiment(folder, data, schedule, chosen)
+        experiment = open_experiment(folder, data, schedule, chosen, device)
         command = shlex.join(["python", "-m", "recipes.ablation.run", *sys.argv[1:]])
-        run(Runner(experiment, data, schedule, command), tasks, processes, click.echo)
+        run(Runner(experiment, data, schedule, command, device), tasks, processes, click.echo)
     except BrokenProcessPool as error:
         raise click.ClickException(
             f"{folder}: expected every process to finish, found that one was killed (for memory?); finished runs are "

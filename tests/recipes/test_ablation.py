@@ -15,8 +15,8 @@ from scipy import stats
 
 from recipes.ablation import report as reporting
 from recipes.ablation import run as running
-from recipes.ablation.arms import ARMS, BASELINE, GRID, MAIN
-from recipes.ablation.data import IDEAL, STORES, Data, write_ideal_maps
+from recipes.ablation.arms import ARMS, MAIN
+from recipes.ablation.data import IDEAL, STORES, Data, cut_outs, write_ideal_maps
 from recipes.ablation.log import (
     AblationError,
     Experiment,
@@ -28,13 +28,15 @@ from recipes.ablation.log import (
 )
 from recipes.ablation.report import lacking, rows_of
 from recipes.ablation.run import Runner, run, tasks_of
-from recipes.ablation.training import Pictures, Schedule, batches, train, training_images
+from recipes.ablation.training import STUDENTS, Pictures, Schedule, batches, train, training_images
 from recipes.context_digits.generate import generate
 from recipes.intervals import interval
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 from tokenmix_loader import MapStore, TokenMix
 
 SHORT = Schedule(epochs=1, batch_size=20)
+MIXED = "block-area"
+VIT = STUDENTS["small_vit"]
 CHOSEN = {"classes": 10, "images": ROWS, "test_images": 10}
 
 
@@ -59,12 +61,12 @@ def runner_in(folder: Path, data: Data, schedule: Schedule = SHORT) -> Runner:
 def runner(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """One seed of the two arms whose stores are there, with one student."""
     made = runner_in(tmp_path_factory.mktemp("runs"), data)
-    assert run(made, tasks_of(["small_cnn"], ["none", BASELINE], 1), 1, print) == 2
+    assert run(made, tasks_of(["small_cnn"], ["none", MIXED], 1), 1, print) == 2
     return made
 
 
 def test_record_says_all_that_decides(runner: Runner) -> None:
-    (record,) = [found for found in runner.experiment.records() if found["arm"] == BASELINE]
+    (record,) = [found for found in runner.experiment.records() if found["arm"] == MIXED]
     assert record["shared"] == runner.experiment.shared
     assert record["settings"]["mixing"]["supervision"] == "area"
     assert record["history"][-1]["top1"] == record["top1"] in np.arange(11) / 10
@@ -75,7 +77,7 @@ def test_record_says_all_that_decides(runner: Runner) -> None:
 
 def test_finished_runs_are_skipped(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the one that a kill cost is made, and to the same result."""
-    first, second = tasks_of(["small_cnn"], ["none", BASELINE], 1)
+    first, second = tasks_of(["small_cnn"], ["none", MIXED], 1)
     path = runner.experiment.path(second)
     before, trained = read_record(path), []
 
@@ -115,9 +117,9 @@ def test_other_schedule_data_and_code_are_kept_apart(
 
 
 def test_changed_arm_is_refused(runner: Runner) -> None:
-    (task,) = tasks_of(["small_cnn"], [BASELINE], 1)
-    other = replace(task, arm=replace(task.arm, mixing={**task.arm.mixing, "min_tokens": 9}))
-    with pytest.raises(AblationError, match=r"block-area-0\.json: mixing: expected .*9.* found .*5"):
+    (task,) = tasks_of(["small_cnn"], [MIXED], 1)
+    other = replace(task, arm=replace(task.arm, mixing={**task.arm.mixing, "aspect": 0.5}))
+    with pytest.raises(AblationError, match=r"block-area-0\.json: mixing: expected .*0\.5.* found "):
         run(runner, [other], 1, print)
     assert runner.experiment.finished(replace(task, arm=replace(task.arm, words="said otherwise")), runner.data)
 
@@ -150,10 +152,10 @@ def test_write_that_fails_leaves_the_record_before(tmp_path: Path) -> None:
 def test_arms_of_the_same_settings_give_the_same_weights(data: Data) -> None:
     """Whatever was drawn before, and though two stores are read."""
     arm = ARMS["none"]
-    first = train(data, "small_vit", arm, 3, SHORT).model.state_dict()
+    first = train(data, VIT, arm, 3, SHORT).model.state_dict()
     torch.rand(5)
-    second = train(data, "small_vit", replace(arm, store="label-lite0"), 3, SHORT).model.state_dict()
-    other = train(data, "small_vit", arm, 4, SHORT).model.state_dict()
+    second = train(data, VIT, replace(arm, store="label-lite0"), 3, SHORT).model.state_dict()
+    other = train(data, VIT, arm, 4, SHORT).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
@@ -161,7 +163,7 @@ def test_arms_of_the_same_settings_give_the_same_weights(data: Data) -> None:
 def test_crops_and_order_do_not_depend_on_the_arm(data: Data) -> None:
     def crops(store: str, seed: int, noise: int) -> list[torch.Tensor]:
         pictures = Pictures(data.train / "images")
-        images, seen = training_images(pictures, MapStore(data.store(store)), seed), []
+        images, seen = training_images(pictures, MapStore(data.store(store)), seed, 64), []
         for pixels, target in batches(images, len(pictures), 20, seed, epoch=1):
             torch.rand(noise)  # what an arm may draw between batches
             seen += [pixels, target.label]
@@ -180,7 +182,7 @@ def batch_of(data: Data) -> Any:
     @cache
     def first(name: str) -> tuple[MapStore, Any]:
         pictures, store = Pictures(data.train / "images"), MapStore(data.store(name))
-        return store, next(iter(batches(training_images(pictures, store, 0), len(pictures), 20, 0, 0)))
+        return store, next(iter(batches(training_images(pictures, store, 0, 64), len(pictures), 20, 0, 0)))
 
     return first
 
@@ -192,7 +194,9 @@ def test_arm_is_accepted_and_mixes(batch_of: Any, name: str) -> None:
     kind = "activation" if arm.store == IDEAL else STORES[arm.store].kind
     stand_in = {"activation": IDEAL, "label": "label-lite0", "cam": "label-lite0", "topk": "topk-lite0"}[kind]
     store, (pixels, targets) = batch_of(stand_in)
-    mix = TokenMix(store, 10, GRID, rng=np.random.default_rng(1), **{**arm.mixing, "prob": float(name != "none")})
+    mix = TokenMix(
+        store, 10, VIT.grid, rng=np.random.default_rng(1), **arm.mixing_on(VIT.grid) | {"prob": float(name != "none")}
+    )
     mixed, dense = mix(pixels, targets)
     assert torch.equal(mixed, pixels) == (name == "none")
     weight = (dense.label if arm.by_token else dense).sum(1)
@@ -203,8 +207,8 @@ def test_arm_is_accepted_and_mixes(batch_of: Any, name: str) -> None:
 
 
 def test_token_labels_need_tokens(data: Data) -> None:
-    assert [task.student for task in tasks_of(["small_cnn", "small_vit"], ["tokenlabeling"], 1)] == ["small_vit"]
-    assert len(train(data, "small_vit", ARMS["tokenlabeling"], 0, SHORT).history) == 1
+    assert [task.student for task in tasks_of([*STUDENTS], ["tokenlabeling"], 1)] == [VIT, STUDENTS["wide_vit"]]
+    assert len(train(data, VIT, ARMS["tokenlabeling"], 0, SHORT).history) == 1
 
 
 def test_seeds_come_before_arms() -> None:
@@ -227,7 +231,7 @@ def record(arm: str, seed: int, top1: float, student: str = "small_cnn") -> dict
 
 RECORDS = [
     *(record("block-ideal", seed, 0.5 + 0.1 * seed + bonus) for seed, bonus in enumerate((0.02, 0.04, 0.03))),
-    *(record(BASELINE, seed, 0.5 + 0.1 * seed) for seed in (1, 2)),
+    *(record(MIXED, seed, 0.5 + 0.1 * seed) for seed in (1, 2)),
     record("none", 7, 0.9),
 ]
 
@@ -235,7 +239,7 @@ RECORDS = [
 def test_differences_are_paired_by_seed() -> None:
     none, area, ideal = rows_of(RECORDS)
     assert (none.arm, none.difference, none.top1.half) == ("none", None, None)
-    assert (area.arm, area.difference, area.seeds) == (BASELINE, None, 2)
+    assert (area.arm, area.difference, area.seeds) == (MIXED, None, 2)
     assert (ideal.arm, ideal.seeds, ideal.paired, ideal.seconds) == ("block-ideal", 3, 2, 11)
     assert ideal.difference is not None
     gains = stats.t.interval(0.95, 1, 3.5, stats.sem([4, 3]))
@@ -286,3 +290,19 @@ def test_names_of_arms() -> None:
     chosen = running._names([*ARMS], main=MAIN)
     parameter: Any = None
     assert chosen(parameter, parameter, f"mixup,main,{MAIN[0]}") == ["mixup", *MAIN]
+
+
+def test_smallest_blocks_are_the_papers_share() -> None:
+    sizes = {name: ARMS[MIXED].mixing_on(student.grid)["min_tokens"] for name, student in STUDENTS.items()}
+    assert sizes == {"small_cnn": 5, "small_vit": 5, "wide_cnn": 10, "wide_vit": 10}
+    assert ARMS[MIXED].mixing_on((14, 14))["min_tokens"] == 14
+    assert "min_tokens" not in ARMS["random-area"].mixing_on((8, 8))
+
+
+def test_prepared_images_need_no_stamps(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUXPAINT_STAMPS", str(tmp_path / "nowhere"))
+    (tmp_path / f"train-10-{ROWS}").symlink_to(data.train)
+    (tmp_path / "test-10-10").symlink_to(data.test)
+    assert cut_outs(tmp_path, 10, ROWS, 10).digest() == data.digest()
+    with pytest.raises(FileNotFoundError, match="nowhere: expected the stamps"):
+        cut_outs(tmp_path, 10, ROWS, 11)
