@@ -1,6 +1,8 @@
 """Tables and a figure of all finished runs: means, paired differences, 95 % intervals.
 
-python -m recipes.ablation.report FOLDER -o docs/results.md
+    python -m recipes.ablation.report FOLDER -o docs/results.md
+
+What stands around the tables in the page is written by hand, and stays.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Final
 
 import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recipes.ablation.arms import ARMS, BASELINE
+from recipes.ablation.arms import ARMS, BASELINE, MASKS, QUESTIONS
 from recipes.ablation.log import AblationError, Experiment, Record, find_experiment
 from recipes.evaluate.drawing import COLOURS, save
 from recipes.intervals import Interval, interval
 
 Scores = Mapping[int, float]  # seed -> top-1 in percent
+BEGIN: Final = "<!-- tables: python -m recipes.ablation.report -->\n"
+END: Final = "<!-- /tables -->\n"
 
 
 @dataclass(frozen=True)
@@ -34,22 +39,57 @@ class Row:
     seconds: float
 
 
-def rows_of(records: Sequence[Record]) -> list[Row]:
-    """Of one student, in the order of ARMS; arms without any run are left out, and named by `lacking`."""
-    runs: dict[str, list[Record]] = {}
+@dataclass(frozen=True)
+class Answer:
+    """To a question of QUESTIONS, for one kind of mixing: `gain` of top-1 over `paired` seeds."""
+
+    question: str
+    arm: str
+    other: str
+    gain: Interval
+    paired: int
+
+    def verdict(self) -> str:
+        """What the 95 % interval says."""
+        if self.gain.half is None or abs(self.gain.mean) <= self.gain.half:
+            return "not decided"
+        return "better" if self.gain.mean > 0 else "worse"
+
+
+def scores_of(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Top-1 in percent of each arm and seed, of one student, in the order of ARMS."""
+    found: dict[str, dict[int, float]] = {}
     for record in records:
-        runs.setdefault(record["arm"], []).append(record)
-    scores = {arm: {run["seed"]: 100 * run["top1"] for run in found} for arm, found in runs.items()}
-    return [
-        _row(arm, scores[arm], scores.get(BASELINE, {}), fmean(run["seconds"] for run in runs[arm]))
-        for arm in [*(arm for arm in ARMS if arm in runs), *sorted(runs.keys() - ARMS.keys())]
-    ]
+        found.setdefault(record["arm"], {})[record["seed"]] = 100 * record["top1"]
+    return {arm: found[arm] for arm in [*(arm for arm in ARMS if arm in found), *sorted(found.keys() - ARMS.keys())]}
 
 
-def _row(arm: str, own: Scores, baseline: Scores, seconds: float) -> Row:
-    gains = [own[seed] - baseline[seed] for seed in sorted(own.keys() & baseline.keys())]
-    difference = interval(gains) if gains and arm != BASELINE else None
-    return Row(arm, len(own), interval([*own.values()]), difference, len(gains), seconds)
+def gains(own: Scores, other: Scores) -> list[float]:
+    """Differences over the seeds that both have."""
+    return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Of one student; arms without any run are left out, and named by `lacking`."""
+    scores, rows = scores_of(records), []
+    for arm, own in scores.items():
+        found = gains(own, scores.get(BASELINE, {})) if arm != BASELINE else []
+        seconds = fmean(record["seconds"] for record in records if record["arm"] == arm)
+        difference = interval(found) if found else None
+        rows.append(Row(arm, len(own), interval([*own.values()]), difference, len(found), seconds))
+    return rows
+
+
+def answers_of(records: Sequence[Record]) -> list[Answer]:
+    """All questions that runs of one student can answer."""
+    scores, answers = scores_of(records), []
+    for mask in MASKS:
+        for question, names in QUESTIONS.items():
+            arm, other = (f"{mask}-{name}" for name in names)
+            found = gains(scores.get(arm, {}), scores.get(other, {}))
+            if found:
+                answers.append(Answer(question, arm, other, interval(found), len(found)))
+    return answers
 
 
 def table(rows: Sequence[Row], words: Mapping[str, str]) -> list[str]:
@@ -67,6 +107,19 @@ def table(rows: Sequence[Row], words: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def answer_table(answers: Sequence[Answer]) -> list[str]:
+    """Lines of Markdown."""
+    return [
+        "| question | arms | difference, points | paired seeds | |",
+        "|---|---|---:|---:|---|",
+        *(
+            f"| {answer.question} | `{answer.arm}` − `{answer.other}` | {answer.gain.signed()} | {answer.paired} | "
+            f"{answer.verdict()} |"
+            for answer in answers
+        ),
+    ]
+
+
 def lacking(rows: Sequence[Row]) -> str:
     """A sentence on arms with fewer seeds than others, and those with none; empty if there are no such arms."""
     most = max(row.seeds for row in rows)
@@ -80,7 +133,7 @@ def lacking(rows: Sequence[Row]) -> str:
 def draw(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Paired differences with their intervals, a panel per student."""
     most = max(len(rows) for rows in tables.values())
-    figure = Figure(figsize=(4.2 * len(tables), 1.2 + 0.27 * most), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(tables), 1.2 + 0.27 * most), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, colour, (student, rows) in zip(panels, COLOURS, tables.items(), strict=False):
         _panel(axes, student, rows, colour)
@@ -102,14 +155,18 @@ def report(experiment: Experiment, figure: Path) -> str:
     records = experiment.records()
     if not records:
         raise AblationError(f"{experiment.folder}: expected finished runs, found none; run recipes.ablation.run first")
-    students = sorted({record["student"] for record in records})
-    tables = {name: rows_of([record for record in records if record["student"] == name]) for name in students}
+    by_student = {
+        name: [record for record in records if record["student"] == name]
+        for name in sorted({record["student"] for record in records})
+    }
+    tables = {name: rows_of(found) for name, found in by_student.items()}
     draw(tables, figure)
     words = {record["arm"]: record["settings"]["words"] for record in records}
-    lines = ["# Results at small scale", "", *_introduction(experiment, records), "", f"![Differences]({figure.name})"]
+    lines = [*_introduction(experiment, records), "", f"![Differences]({figure.name})"]
     for student, rows in tables.items():
-        lines += ["", f"## {student}", "", *table(rows, words)]
+        lines += ["", f"### {student}", "", *table(rows, words)]
         lines += ["", lacking(rows)] * bool(lacking(rows))
+        lines += ["", *answer_table(answers_of(by_student[student]))]
     return "\n".join(lines) + "\n"
 
 
@@ -126,8 +183,19 @@ def _introduction(experiment: Experiment, records: Sequence[Record]) -> list[str
         *(f"    {command}" for command in sorted({run["command"] for run in records})),
         "",
         f"Experiment {experiment.folder.name}; digest of the code {shared['code'][:16]}, of the images "
-        f"{shared['data'][:16]}; {versions}; {len(records)} runs on {'; '.join(machines)}, one thread each.",
+        f"{shared['data'][:16]}; {versions}; {len(records)} runs on {shared['device']}: {'; '.join(machines)}, one "
+        "thread each.",
     ]
+
+
+def put(page: Path, text: str) -> None:
+    """Write `text` between the marks of a page, or as a new page. Raises AblationError for a page without marks."""
+    found = page.read_text() if page.exists() else f"# Results at small scale\n\n{BEGIN}{END}"
+    before, begin, rest = found.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise AblationError(f"{page}: expected the lines {BEGIN.strip()} and {END.strip()}, found none; choose another")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 @click.command(help="Write a report of the runs in FOLDER, and its figure beside it.")
@@ -137,8 +205,7 @@ def _introduction(experiment: Experiment, records: Sequence[Record]) -> list[str
 def main(folder: Path, output: Path, experiment: str | None) -> None:
     """Shell over `report`."""
     try:
-        text = report(find_experiment(folder, experiment), output.with_suffix(".png"))
-        output.write_text(text)
+        put(output, report(find_experiment(folder, experiment), output.with_suffix(".png")))
     except (AblationError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{output}, {output.with_suffix('.png')}")

@@ -1,4 +1,4 @@
-"""The ablation on a few digits: what is made anew and what is not, what arms share, and the figures of the report."""
+"""The ablation on a few digits: what is made anew and what is not, and what arms share."""
 
 from __future__ import annotations
 
@@ -11,26 +11,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from scipy import stats
 
-from recipes.ablation import report as reporting
 from recipes.ablation import run as running
 from recipes.ablation.arms import ARMS, MAIN
 from recipes.ablation.data import IDEAL, STORES, Data, cut_outs, write_ideal_maps
 from recipes.ablation.log import (
     AblationError,
-    Experiment,
     code_digest,
     find_experiment,
     open_experiment,
     read_record,
     write_json,
 )
-from recipes.ablation.report import lacking, rows_of
 from recipes.ablation.run import Runner, run, tasks_of
 from recipes.ablation.training import STUDENTS, Pictures, Schedule, batches, train, training_images
 from recipes.context_digits.generate import generate
-from recipes.intervals import interval
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 from tokenmix_loader import MapStore, TokenMix
 
@@ -215,60 +210,6 @@ def test_seeds_come_before_arms() -> None:
     tasks = tasks_of(["small_cnn", "small_vit"], MAIN, 2)
     assert [task.seed for task in tasks] == [0] * 10 + [1] * 10
     assert len({(task.student, task.name, task.seed) for task in tasks}) == 20
-
-
-@pytest.mark.parametrize("values", [[0.1, 0.4], [3.0, 1.0, 2.5, 9.0, -4.0]])
-def test_interval_is_scipys(values: list[float]) -> None:
-    found = interval(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))  # type: ignore[operator]
-
-
-def record(arm: str, seed: int, top1: float, student: str = "small_cnn") -> dict[str, Any]:
-    found = {"student": student, "arm": arm, "seed": seed, "top1": top1, "seconds": 10 + seed, "command": "run it"}
-    return found | {"settings": {"words": ARMS[arm].words}, "machine": {"platform": "P", "instructions": "AVX2"}}
-
-
-RECORDS = [
-    *(record("block-ideal", seed, 0.5 + 0.1 * seed + bonus) for seed, bonus in enumerate((0.02, 0.04, 0.03))),
-    *(record(MIXED, seed, 0.5 + 0.1 * seed) for seed in (1, 2)),
-    record("none", 7, 0.9),
-]
-
-
-def test_differences_are_paired_by_seed() -> None:
-    none, area, ideal = rows_of(RECORDS)
-    assert (none.arm, none.difference, none.top1.half) == ("none", None, None)
-    assert (area.arm, area.difference, area.seeds) == (MIXED, None, 2)
-    assert (ideal.arm, ideal.seeds, ideal.paired, ideal.seconds) == ("block-ideal", 3, 2, 11)
-    assert ideal.difference is not None
-    gains = stats.t.interval(0.95, 1, 3.5, stats.sem([4, 3]))
-    assert ideal.difference.mean == pytest.approx(3.5)
-    assert ideal.difference.half == pytest.approx(gains[1] - 3.5)
-    assert ideal.difference.signed().startswith("+3.5 ± ")
-    assert "Fewer seeds yet: `none` (1 of 3), `block-area` (2 of 3). Not run: `mixup`, " in lacking([none, area, ideal])
-
-
-def test_report(tmp_path: Path) -> None:
-    shared = CHOSEN | {"epochs": 1, "batch_size": 20, "code": "c" * 64, "data": "d" * 64, "versions": {"torch": "2"}}
-    experiment = Experiment(tmp_path / "runs" / "abc", shared)
-    write_json(experiment.folder / "experiment.json", shared)
-    for found in [*RECORDS, record("none", 0, 0.25, "small_vit")]:
-        write_json(experiment.folder / found["student"] / f"{found['arm']}-{found['seed']}.json", found)
-    done = CliRunner().invoke(reporting.main, [str(tmp_path), "-o", str(tmp_path / "results.md")])
-    assert done.exit_code == 0, done.output
-    text = (tmp_path / "results.md").read_text()
-    assert "| `block-ideal` | block, the ideal mask | 3 | 63.0 ± 26.2 | +3.5 ± 6.4 | 2 | 11 |" in text
-    assert "| `none` | no mixing | 1 | 25.0 (one seed) | – | 0 | 10 |" in text.partition("## small_vit")[2]
-    assert "    run it\n" in text
-    assert "c" * 16 in text
-    assert (tmp_path / "results.png").stat().st_size > 5000
-
-
-def test_no_runs_is_an_error(tmp_path: Path) -> None:
-    done = CliRunner().invoke(reporting.main, [str(tmp_path), "-o", str(tmp_path / "results.md")])
-    assert done.exit_code == 1
-    assert "expected one experiment, or the name of one, found no name and none" in done.output
 
 
 @pytest.mark.parametrize(
