@@ -313,7 +313,7 @@ def show(
     """Draw pairs of training crops: maps, mask, mixed image, and both labels' area and TokenMix scores."""
     with user_errors():
         from extract.images.listing import list_images
-        from tokenmix_loader.show import draw_pairs
+        from tokenmix_loader.figures.show import draw_pairs
 
         picture = draw_pairs(list_images(images, store=store), store, pairs, seed, evidence, mask_kind,
                              same_files=not copies)  # fmt: skip

@@ -42,7 +42,7 @@ from recipes.evaluate.student import Student, load_students
 from recipes.photographs import demo as photographs
 from recipes.small_students import small_vit
 from tokenmix_loader import MapDataset, MapStore, TokenMix, read_tokens
-from tokenmix_loader.show import draw_pairs
+from tokenmix_loader.figures.show import draw_pairs
 
 LABELS = {"area": "by area", "tokenmix": "TokenMix"}
 SIDE_PX, GRID = 64, 8  # of the students: input and tokens per side

@@ -19,7 +19,7 @@ from PIL import Image
 import extract
 from extract import JobOptions, TeacherSpec
 from extract.images import list_images
-from tokenmix_loader.show import draw_pairs
+from tokenmix_loader.figures.show import draw_pairs
 
 PHOTOGRAPHS: Final = {
     "chelsea.png": "Egyptian cat",

@@ -9,7 +9,7 @@ from extract.images.listing import list_images
 from store import StoreError
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels
 from tokenmix_loader.bench import bench, drop_page_cache
-from tokenmix_loader.show import draw_pairs
+from tokenmix_loader.figures.show import draw_pairs
 
 
 @pytest.mark.parametrize("workers", [0, 1])
