@@ -4,7 +4,7 @@
     python -m recipes.ablation.gpu FOLDER -o OUT                # on the GPU
     python -m recipes.ablation.gpu FOLDER -o OUT --device cpu --tiny
 
-The last tries the same commands at settings that a CPU can do in a minute. OUT gets each command's log, what
+The last tries the same commands at settings that a CPU can do in two minutes. OUT gets each command's log, what
 it wrote, and `gpu.json`, which says how each ended. Runs that time cut off are lost, all finished ones are kept:
 `recipes.ablation.report` makes the same table of them.
 """
