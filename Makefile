@@ -22,6 +22,13 @@ demo: .venv/.ready
 	$(BIN)/python -m recipes.context_digits.demo demo
 	$(BIN)/python -m recipes.photographs.demo demo/photographs
 
+# The site, in build/docs/site: README and pages as they are, the API from docstrings. A warning or a link to nothing fails it.
+docs: .venv/.ready
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt -r pyproject.toml --extra docs
+	rm -rf build/docs && mkdir -p build/docs/source
+	tar --exclude=__pycache__ -cf - README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs recipes benchmarks | tar -xf - -C build/docs/source
+	$(BIN)/zensical build --strict
+
 # Figures 3 to 8 of the paper; the part with objects needs Debian's tuxpaint-stamps-default, see recipes/cut_outs.
 gallery: .venv/.ready
 	$(BIN)/python -m recipes.evaluate.gallery demo/gallery
