@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy.typing as npt
 
 from store.errors import StoreError
 from store.folder.create import read_header
-from store.folder.files import StrPath, require_all_shards
+from store.folder.files import StrPath
 from store.folder.head import Head, read_head
 from store.format.header import Header
-from store.format.shard import open_shard
 from store.format.sharding import Rows
-from store.reading.row_readers import DatasetOffset, DequantisedRows, RowReader, offset_of, open_rows
+from store.reading.row_readers import DequantisedRows, RowReader, open_rows
 from store.reading.sample_check import SampleCheck
+from store.reading.shard_files import ShardFiles
 from store.spec import COLUMNS, FINGERPRINT, KINDS, MAPPED_COLUMN, ORIENTATION, SCALE_OFFSET, STATUS_OK, Field, plane_of
 
 Array = npt.NDArray[Any]
@@ -52,7 +51,7 @@ class Keys(Sequence[str]):
 
 
 class MapStore:
-    """A complete store, read by row; h, w is the teacher's grid, N the number of rows.
+    """A complete store, read by row, or an `unfinished` one; h, w is the teacher's grid, N the number of rows.
 
     Maps and views are read through the page cache, which all processes share: nothing is copied into this
     one. It pickles as its path, and works after fork and spawn. When it is opened,
@@ -60,26 +59,34 @@ class MapStore:
     """
 
     def __init__(
-        self, path: StrPath, *, preload: bool = False, check: bool = True, extensions: int | None = None
+        self,
+        path: StrPath,
+        *,
+        preload: bool = False,
+        check: bool = True,
+        extensions: int | None = None,
+        unfinished: bool = False,
     ) -> None:
         """Open every shard; `preload` reads them all once, in order, which is faster than row by row.
 
         `extensions`: as the store was after so many of them, also while the next is under way; None: after all.
+        `unfinished`: shards may be missing. `finished` says which rows there are; maps of others raise ShardError.
         Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
         `check` is off, for one with rows that were changed, shuffled or swapped.
         """
         self._folder = Path(path).absolute()
         self._preload = preload
         self.header: Header = read_header(self._folder, extensions)
-        self._files = require_all_shards(self._folder, self.header)
+        self._unfinished = unfinished
+        self._shards = ShardFiles(self._folder, self.header, unfinished=unfinished)
         if preload:
-            _read_through(self._files)
+            self._shards.read_through()
         sample = SampleCheck(self.header) if check else None
-        random = _exceeds_memory(self._files)
+        random = self._shards.exceed_memory()
         fields = (*self.header.payload, _VIEW)
         self._rows: dict[str, RowReader] = {
             field.name: open_rows(places, self.header.sharding, field, random=random)
-            for field, places in zip(fields, _places(self._files, self.header, fields, sample), strict=True)
+            for field, places in zip(fields, self._shards.places(fields, sample), strict=True)
         }
         self.checked = sample.rows if sample else {}
         if SCALE_OFFSET.name in self._rows:
@@ -110,8 +117,19 @@ class MapStore:
 
     def __reduce__(self) -> tuple[Callable[[StrPath], MapStore], tuple[str]]:
         """As a path, for a mapping would pickle by value; and as the store was when it was opened."""
-        again = partial(MapStore, preload=self._preload, check=False, extensions=len(self.header.earlier))
+        again = partial(
+            MapStore,
+            preload=self._preload,
+            check=False,
+            extensions=len(self.header.earlier),
+            unfinished=self._unfinished,
+        )
         return again, (str(self._folder),)
+
+    @cached_property
+    def finished(self) -> npt.NDArray[np.bool_]:
+        """Which rows are in shards that were there when the store was opened, [N]."""
+        return self._shards.finished_rows()
 
     def read(self, rows: IndexLike) -> Array:
         """One map for each of rows [B] -> [B, h, w] of the header's dtype, float32 where that is uint8.
@@ -166,27 +184,27 @@ class MapStore:
     @cached_property
     def keys(self) -> Keys:
         """Keys [N]."""
-        return Keys(self._column("key"))
+        return Keys(self._shards.column("key"))
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int32]:
         """The dataset's own class of each row [N]."""
-        return self._column("label")
+        return self._shards.column("label")
 
     @cached_property
     def predictions(self) -> npt.NDArray[np.int32]:
         """The teacher's top-1 [N], one of its outputs; -1 where there is none."""
-        return self._column("prediction")
+        return self._shards.column("prediction")
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int32]:
         """Width and height of the decoded images [N, 2], in px."""
-        return self._column("size")
+        return self._shards.column("size")
 
     @cached_property
     def statuses(self) -> npt.NDArray[np.uint8]:
         """0 ok, 1 unreadable image [N]."""
-        return self._column("status")
+        return self._shards.column("status")
 
     @cached_property
     def orientations(self) -> npt.NDArray[np.uint8]:
@@ -201,8 +219,8 @@ class MapStore:
     @cached_property
     def errors(self) -> dict[int, str]:
         """Row -> reason, for the rows that are not ok."""
-        texts = self._column("error")
-        rows = np.flatnonzero(self.statuses != STATUS_OK)
+        texts = self._shards.column("error")
+        rows = np.flatnonzero(self.finished & (self.statuses != STATUS_OK))
         return dict(zip(rows.tolist(), _texts(texts[rows].tolist()), strict=True))
 
     def _label_of_features(self, rows: Rows) -> Array:
@@ -237,16 +255,8 @@ class MapStore:
 
     def _optional_column(self, field: Field) -> Array:
         if field.name in self.header.columns:
-            return self._column(field.name)
+            return self._shards.column(field.name)
         return np.zeros(len(self), field.dtype)
-
-    def _column(self, name: str) -> Array:
-        """A dataset of all shards; read when first asked for, so that opening stays quick."""
-        parts = []
-        for shard, path in enumerate(self._files):
-            with open_shard(path, self.header, shard, [name]) as file:
-                parts.append(file[name][()])
-        return np.concatenate(parts)
 
 
 def _texts(raws: Iterable[bytes]) -> Iterator[str]:
@@ -255,36 +265,6 @@ def _texts(raws: Iterable[bytes]) -> Iterator[str]:
             yield raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise StoreError(f"{error.object!r}: expected UTF-8, found other bytes; run `tokenmix verify`") from error
-
-
-def _exceeds_memory(files: Sequence[Path]) -> bool:
-    """Whether the store is too large to stay in the page cache as a whole."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sum(file.stat().st_size for file in files) > memory / 2
-
-
-def _places(
-    files: Sequence[Path], header: Header, fields: Sequence[Field], sample: SampleCheck | None
-) -> list[list[DatasetOffset]]:
-    """For each field where it lies in every file."""
-    places: list[list[DatasetOffset]] = [[] for _ in fields]
-    for shard, path in enumerate(files):
-        sampled = sample is not None and shard in sample.shards
-        with open_shard(path, header, shard, () if sampled else [field.name for field in fields]) as file:
-            for found, field in zip(places, fields, strict=True):
-                found.append(offset_of(path, file, field))
-            if sample is not None and sampled:
-                sample.check(file, path, shard)
-    return places
-
-
-def _read_through(files: Sequence[Path]) -> None:
-    """Bring whole files into the page cache; in order, which is what disks and network file systems like."""
-    buffer = bytearray(1 << 22)
-    for file in files:
-        with open(file, "rb", buffering=0) as stream:
-            while stream.readinto(buffer):
-                pass
 
 
 def _as_rows(rows: IndexLike) -> Rows:

@@ -237,6 +237,25 @@ def test_missing_shards(maps: Path) -> None:
         MapStore(maps)
 
 
+def test_an_unfinished_store_gives_what_is_there(maps: Path, rows: RowBatch) -> None:
+    """Rows whose shard is missing have no label, prediction or status that could be taken for one, and no map."""
+    (maps / "shard-00001.h5").unlink()
+    store = MapStore(maps, unfinished=True)
+    there = np.flatnonzero(store.finished)
+    begin, end = store.header.sharding.bounds(1)
+    assert there.tolist() == [*range(begin), *range(end, 17)]
+    np.testing.assert_array_equal(store.read(there), rows.payload["label_logit"][there])
+    np.testing.assert_array_equal(store.views(there), rows.view[there])
+    assert [store.keys[row] for row in there] == [rows.key[row] for row in there]
+    for column, nothing in ((store.labels, -1), (store.predictions, -1), (store.statuses, 255)):
+        assert set(column[begin:end].tolist()) == {nothing}
+    assert [*store.errors] == [4]
+    with pytest.raises(ShardError, match="shard-00001.h5"):
+        store.read([begin])
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.finished, store.finished)
+
+
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a store"):
         MapStore(tmp_path)
