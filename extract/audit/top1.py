@@ -10,7 +10,7 @@ from pathlib import Path
 from extract.errors import TeacherError
 from extract.job.progress import Progress, Report
 from store import Header, read_header
-from store.reading.predictions import (
+from store.checking.predictions import (
     END_LEVEL,
     LEAST_CLASSES,
     Confusion,

@@ -24,9 +24,9 @@ from extract.job.publisher import Publisher
 from extract.job.shard_queue import ShardQueue
 from extract.settings.worker import Worker
 from store import Header, RowBatch, create_store
+from store.checking.predictions import Confusion
 from store.folder.files import discard_leftovers
 from store.folder.head import Head, write_head
-from store.reading.predictions import Confusion
 
 
 class Rows(NamedTuple):

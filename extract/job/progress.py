@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from extract.errors import ImagesError
 from store import RowBatch
-from store.reading.predictions import Confusion
+from store.checking.predictions import Confusion
 from store.spec import STATUS_OK, Json
 
 

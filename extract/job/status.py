@@ -14,8 +14,8 @@ from statistics import median
 
 from extract.job.slurm import job_name
 from store import read_header, unreadable_rows
+from store.checking.predictions import read_predictions
 from store.folder.claims import SILENT_S, Claim, list_shards
-from store.reading.predictions import read_predictions
 from store.spec import Json, header_name
 
 WINDOW_S = 600.0  # the rate is that of the shards finished in the last so many seconds

@@ -14,7 +14,7 @@ from extract.audit.top1 import CHECK_ROWS, Top1Watch, suspicions
 from extract.errors import TeacherError
 from extract.job.progress import Progress
 from store import Header, create_store
-from store.reading.predictions import Confusion
+from store.checking.predictions import Confusion
 from store.spec import Json
 
 COLOURS = {"black": 0, "blue": 0x0000FF, "cyan": 0x00FFFF, "green": 0x00FF00, "red": 0xFF0000, "white": 0xFFFFFF}

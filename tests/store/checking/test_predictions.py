@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from store import Header, ShardWriter, create_store
-from store.format.rows import RowBatch
-from store.reading.predictions import (
+from store.checking.predictions import (
     Confusion,
     exchanged,
     is_below,
@@ -16,6 +15,7 @@ from store.reading.predictions import (
     is_permutation,
     read_predictions,
 )
+from store.format.rows import RowBatch
 from store.spec import Json
 
 LIVE = 1e-4
