@@ -69,7 +69,7 @@ def kill_and_resume(seed: int, images: Path, store: Path, usual_s: float) -> set
     return left
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_instants(kills: int, images: Path, tmp_path: Path) -> None:
     finish(images, tmp_path / "undisturbed", workers=0)
     usual_s = finish(images, tmp_path / "timed", workers=0)

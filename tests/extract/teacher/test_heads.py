@@ -35,7 +35,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "test_convnext": {},
     "mobilenetv3_small_050": {},
     "test_vit": {"img_size": 96},
-    "vgg11": {},
+    "vgg11": {"mlp_ratio": 0.02},
     "efficientvit_b0": {},
     "test_mambaout": {},
 }
