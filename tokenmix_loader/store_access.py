@@ -13,8 +13,11 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
         "one, or take its folder off the front of sys.path (the script's own folder and PYTHONPATH come first)"
     )
 
-from store import MapStore, StoreError, StoreMismatch
+from store import Header, MapStore, StoreError, StoreMismatch, unreadable_rows
+from store.checking.predictions import StoredPredictions, exchanged, is_untrained, read_predictions
 from store.fingerprint import difference_of, report_of, spread
+from store.folder.claims import list_shards
+from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
 from store.format.rows import list_digest
 from store.spec import MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
 from store.table_keys import names_or_numbers
@@ -24,16 +27,27 @@ __all__ = [
     "STATUS_OK",
     "UNKNOWN",
     "UPRIGHT",
+    "Header",
     "MapStore",
     "StoreError",
     "StoreMismatch",
+    "StoredPredictions",
+    "begin_temporary",
+    "complete_temporary",
     "difference_of",
+    "end_temporary",
+    "exchanged",
+    "is_untrained",
     "list_digest",
+    "list_shards",
     "name_of",
     "names_or_numbers",
     "open_store",
+    "read_predictions",
     "report_of",
     "spread",
+    "unreadable_rows",
+    "write_synced",
 ]
 
 _opened: dict[int, str] = {}  # identity -> what to call the store in a message; workers inherit it when they are forked

@@ -34,13 +34,19 @@ class Images(Protocol):
         """The encoded image of a row."""
 
 
-def read_photograph(images: Images, row: int) -> tuple[Image.Image, tuple[int, int]]:
-    """The image in RGB, and its size (width, height) in px; OSError with its key where it cannot be decoded."""
+def read_photograph(images: Images, row: int, least_px: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """The image in RGB, and its size (width, height) in px; OSError with its key where it cannot be decoded.
+
+    `least_px`: a JPEG may be decoded at a fraction of its size with sides no shorter, which is several times as fast.
+    """
     with images.open(row) as file:
         data = file.read()
     try:
         with Image.open(io.BytesIO(data)) as encoded:
-            return encoded.convert("RGB"), encoded.size
+            size = encoded.size
+            if least_px is not None:
+                encoded.draft(None, (least_px, least_px))
+            return encoded.convert("RGB"), size
     except Exception as error:  # Pillow raises many types for a damaged file
         known = isinstance(error, UnidentifiedImageError)
         found = "no image format that Pillow knows" if known else f"{type(error).__name__}: {error}"
