@@ -33,7 +33,6 @@ from torch.utils.data import DataLoader
 
 from benchmarks import read
 from benchmarks.photographs import SIZE, write_photographs
-from extract.command_line.terminal import let_openmp_sleep
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
 from extract.job.decoding import Decoder
@@ -43,6 +42,7 @@ from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.model import AMP_DTYPES
 from extract.teacher.presets import apply_preset
 from extract.teacher.timm_teacher import TimmTeacher
+from tokenmix_commands.output.terminal import let_openmp_sleep
 
 CLASSES = 10
 RESULTS = Path(__file__).parent / "results"

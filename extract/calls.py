@@ -148,8 +148,8 @@ def render_submission(
     """
     from dataclasses import replace
 
-    from extract.command_line.arguments import job_arguments
     from extract.job.plan import missing_shards
+    from extract.settings.arguments import job_arguments
 
     prepared = _prepare(images, replace(teacher, device="cpu"), options, class_map, say, store)
     _refuse_unjudged(options, prepared[2])

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cli import main
-from extract.command_line.terminal import user_errors
 from recipes.context_digits.generate import generate
 from store import MapStore
+from tokenmix_commands.output.terminal import user_errors
 
 TEACHER = ["--teacher", "test_resnet", "--random-weights", "0", "--num-classes", "10", "--input-size", "64"]
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def test_show_names_a_file_that_no_file_system_takes(maps: Path, images: Path, t
     fails(tokenmix("show", maps, "--images", images, "-o", tmp_path / f"{'x' * 300}.png"), "File name too long", code=1)
 
 
-@pytest.mark.parametrize("name", ["extract", "store", "tokenmix_loader"])
+@pytest.mark.parametrize("name", ["extract", "store", "tokenmix_loader", "tokenmix_commands"])
 def test_a_module_of_the_users_own_that_is_called_like_ours(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("raise AssertionError('must not run')")
     command = [sys.executable, "-m", "cli", "info", "maps"]

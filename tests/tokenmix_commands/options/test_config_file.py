@@ -9,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
-from extract.command_line.config_file import read_config
-from extract.command_line.options import job_options, slurm_options
 from extract.job.slurm import SlurmOptions
 from store import MapStore
 from tests.extract.conftest import MakeFolder
+from tokenmix_commands.options.config_file import read_config
+from tokenmix_commands.options.job import job_options
+from tokenmix_commands.options.slurm import slurm_options
 
 
 @click.command()

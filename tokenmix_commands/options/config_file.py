@@ -100,6 +100,7 @@ def _typed(option: click.Option, value: Any) -> bool | str | list[str]:
     ):
         return str(value)
     expected = "true or false" if option.is_flag else "a list" if option.multiple else "a text or a number"
-    form = f", {'each' if option.multiple else 'as'} {option.metavar}" if option.metavar else ""
+    form = option.metavar or ""  # a word alone, as FILE, would tell nothing
+    form = "" if form.isalpha() or not form else f", {'each' if option.multiple else 'as'} {form}"
     remedy = "; leave out what is not given" if unset else ""
     raise ValueError(f"{option.opts[0]}: expected {expected}{form}, found {json.dumps(value)}{remedy}")

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from extract.command_line.status_lines import status_lines
 from extract.job.status import Status, WorkerState
+from tokenmix_commands.output.status_lines import status_lines
 
 WORKING = WorkerState("node0", 7, (50,), "working", 1.0, 10.0, 0.2, 0.7, 0.1)
 WORKERS = (

@@ -93,6 +93,14 @@ def describe_report(report: Report, store: Path, figure: str) -> None:
     click.echo(f"{store}: {done}; {report.shards_written} shards written, this worker's share is {state}")
 
 
+def finish(report: Report, store: Path, stop: StopRequest, figure: str = "teacher's top-1") -> None:
+    """Say how a job ended, and end with the exit status of a stop if it was stopped."""
+    describe_report(report, store, figure)
+    if report.stopped:
+        say(f"stopped by {stop.signal.name if stop.signal else 'request'}; run again to go on")
+        sys.exit(stop.exit_code)
+
+
 def let_openmp_sleep() -> None:
     """Let the teacher's threads sleep while they wait: on a CPU, decoding needs the cores that OpenMP would spin on.
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract import JobOptions, TeacherSpec
-from extract.command_line.arguments import job_arguments
-from extract.command_line.options import EXTEND, MAX_ERRORS, STORE, WORKER, job_options
 from extract.settings import KINDS
+from extract.settings.arguments import job_arguments
+from tokenmix_commands.options.job import job_options
+from tokenmix_commands.options.shared import EXTEND, MAX_ERRORS, STORE, WORKER
 
 
 def parsed(arguments: list[str]) -> dict[str, Any]:

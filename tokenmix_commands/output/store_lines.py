@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from extract.command_line.terminal import say
+from tokenmix_commands.output.terminal import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def spell_bytes(count: int) -> str:
 def describe_predictions(store: Path, header: Header) -> None:
     """Top-1, the worst classes, unreadable rows; on stderr what is suspicious."""
     from extract.audit.top1 import prediction_lines, suspicions
-    from store.reading.predictions import read_predictions
+    from store.checking.predictions import read_predictions
 
     stored = read_predictions(store, header)
     click.echo("\n".join(prediction_lines(stored)))

@@ -1,0 +1,1 @@
+"""What the commands say: messages, tables, the progress bar."""
