@@ -35,6 +35,7 @@ from store import MapStore
 from tokenmix_loader import evidence
 
 CLASSES, SEED, RESAMPLINGS = 10, 0, 1000
+Array = npt.NDArray[Any]
 FORMS = {"label": "logit", "cam": "contrast"}  # what evidence="auto" takes
 DIGITS_TEACHER = TeacherSpec(
     "test_resnet", num_classes=10, model_args={"output_stride": 8}, device="cpu", input_size=(96, 96),
@@ -101,19 +102,34 @@ def store_of(images: Path, store: Path, spec: TeacherSpec) -> MapStore:
 
 def compare(root: Path, stores: dict[str, MapStore], form: str, seeds: int) -> dict[str, Any]:
     """Of the same crops and masks."""
-    names = sorted(Path(key).name for key in next(iter(stores.values())).keys)
-    rows = {name: rows_of(store, names) for name, store in stores.items()}
-    first = next(iter(stores.values()))
-    masks = [pixel_mask(root / "images", first.keys[row]) for row in rows[next(iter(stores))]]
+    first = stores["its own head"]
+    rows = {name: rows_of(store, first.keys) for name, store in stores.items()}
+    masks = [pixel_mask(root / "images", key) for key in first.keys]
     given = {
         name: (evidence(store.read(rows[name]), form), torch.from_numpy(store.views(rows[name])))
         for name, store in stores.items()
     }
+    errors, image = errors_of(given, masks, seeds)
+    ratio = {name: round(float(error.sum() / errors["area"].sum()), 4) for name, error in errors.items()}
+    low, high = interval(errors, image, "fitted head", "its own head")
+    return {
+        "ratio_to_area": ratio, "difference": round(ratio["fitted head"] - ratio["its own head"], 4),
+        "interval": [low, high], "top1": {name: top1_of(store) for name, store in stores.items()},
+    }  # fmt: skip
+
+
+def errors_of(
+    given: dict[str, tuple[Tensor, Tensor]], masks: Sequence[Any], seeds: int
+) -> tuple[dict[str, Array], npt.NDArray[np.int64]]:
+    """Absolute errors of scores by target, `area` among them, and the image that each is of.
+
+    `given`: of each target evidence [N, h, w] and views [N, 4] of the N images, whose pixel masks are `masks`.
+    """
     errors: dict[str, list[Tensor]] = {}
-    images: list[npt.NDArray[np.int64]] = []
+    images = []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(names))
+        order = rng.permutation(len(masks))
         chosen = {name: (maps[order], views[order]) for name, (maps, views) in given.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -122,35 +138,30 @@ def compare(root: Path, stores: dict[str, MapStore], form: str, seeds: int) -> d
         images.append(np.concatenate([order, np.roll(order, -1)])[scored.numpy()])
         for name, error in found.items():
             errors.setdefault(name, []).append(error)
-    joined = {name: torch.cat(parts).numpy() for name, parts in errors.items()}
-    top1 = {name: float(np.mean(top1_hits(store))) for name, store in stores.items()}
-    return summary(joined, np.concatenate(images), len(names)) | {"top1": {n: round(v, 4) for n, v in top1.items()}}
+    return {name: torch.cat(parts).numpy() for name, parts in errors.items()}, np.concatenate(images)
 
 
-def rows_of(store: MapStore, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Rows in the order of the files' names, whatever their class is called."""
-    row = {Path(key).name: number for number, key in enumerate(store.keys)}
-    return np.array([row[name] for name in names])
-
-
-def top1_hits(store: MapStore) -> npt.NDArray[np.bool_]:
-    """Whether the teacher's first class is the label's."""
-    right: npt.NDArray[np.bool_] = store.predictions == np.asarray(store.header.teacher_class)[store.labels]
-    return right
-
-
-def summary(errors: dict[str, npt.NDArray[Any]], image: npt.NDArray[np.int64], images: int) -> dict[str, Any]:
-    """Ratios to the area's error, and the interval of the fitted head's minus the other's, images being drawn anew."""
-    drawn = np.random.default_rng(0).integers(images, size=(RESAMPLINGS, images))
-    sums = {name: np.bincount(image, error, images) for name, error in errors.items()}
-    ratio = {name: float(total.sum() / sums["area"].sum()) for name, total in sums.items() if name != "area"}
+def interval(
+    errors: dict[str, Array], image: npt.NDArray[np.int64], name: str, other: str | None = None
+) -> tuple[float, float]:
+    """95 % of a target's error in shares of the area's, less that of `other`, when images are drawn anew."""
+    sums = {name: np.bincount(image, error) for name, error in errors.items()}
+    count = len(sums["area"])
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLINGS, count))
     again = {name: total[drawn].sum(1) / sums["area"][drawn].sum(1) for name, total in sums.items()}
-    low, high = np.percentile(again["fitted head"] - again["its own head"], [2.5, 97.5])
-    return {
-        "ratio_to_area": {name: round(value, 4) for name, value in ratio.items()},
-        "difference": round(ratio["fitted head"] - ratio["its own head"], 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
-    }
+    low, high = np.percentile(again[name] - (again[other] if other else 0), [2.5, 97.5])
+    return round(float(low), 4), round(float(high), 4)
+
+
+def rows_of(store: MapStore, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Rows of the files of these names, whatever their classes are called."""
+    row = {Path(key).name: number for number, key in enumerate(store.keys)}
+    return np.array([row[Path(key).name] for key in keys])
+
+
+def top1_of(store: MapStore) -> float:
+    """Share of images whose label is the teacher's first class."""
+    return round(float(np.mean(store.predictions == np.asarray(store.header.teacher_class)[store.labels])), 4)
 
 
 def main() -> None:

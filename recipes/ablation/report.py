@@ -8,17 +8,17 @@ What stands around the tables in the page is written by hand, and stays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recipes.ablation.arms import ARMS, BASELINE, MASKS, QUESTIONS
-from recipes.ablation.log import AblationError, Experiment, Record, find_experiment
+from recipes.ablation.log import AblationError, Experiment, Record, find_experiment, write_json
 from recipes.evaluate.drawing import COLOURS, save
 from recipes.intervals import Interval, interval
 
@@ -170,6 +170,19 @@ def report(experiment: Experiment, figure: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """The figures as JSON: top-1 of arms and gains of questions, in points, each with half of its interval."""
+    found: dict[str, Any] = {"students": {}, "shared": dict(experiment.shared)}
+    records = experiment.records()
+    for student in sorted({record["student"] for record in records}):
+        own = [record for record in records if record["student"] == student]
+        found["students"][student] = {
+            "arms": {row.arm: asdict(row) for row in rows_of(own)},
+            "answers": {f"{a.arm} - {a.other}": asdict(a) | {"verdict": a.verdict()} for a in answers_of(own)},
+        }
+    return found
+
+
 def _introduction(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     shared = experiment.shared
     versions = ", ".join(f"{name} {found}" for name, found in shared["versions"].items())
@@ -201,11 +214,15 @@ def put(page: Path, text: str) -> None:
 @click.command(help="Write a report of the runs in FOLDER, and its figure beside it.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--json", "as_json", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
 @click.option("--experiment", help="Which, where FOLDER has runs of several settings.")
-def main(folder: Path, output: Path, experiment: str | None) -> None:
+def main(folder: Path, output: Path, as_json: Path | None, experiment: str | None) -> None:
     """Shell over `report`."""
     try:
-        put(output, report(find_experiment(folder, experiment), output.with_suffix(".png")))
+        chosen = find_experiment(folder, experiment)
+        put(output, report(chosen, output.with_suffix(".png")))
+        if as_json:
+            write_json(as_json, summary(chosen))
     except (AblationError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{output}, {output.with_suffix('.png')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,13 @@ def test_report(tmp_path: Path) -> None:
     for found in [*RECORDS, record("none", 0, 0.25, "small_vit")]:
         write_json(experiment.folder / found["student"] / f"{found['arm']}-{found['seed']}.json", found)
     page = tmp_path / "results.md"
-    done = CliRunner().invoke(reporting.main, [str(tmp_path), "-o", str(page)])
+    done = CliRunner().invoke(
+        reporting.main, [str(tmp_path), "-o", str(page), "--json", str(tmp_path / "figures.json")]
+    )
     assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "figures.json").read_text())["students"]["small_cnn"]
+    assert figures["arms"][MIXED]["top1"]["mean"] == pytest.approx(63)
+    assert figures["answers"][f"block-ideal - {MIXED}"]["verdict"] == "better"
     text = page.read_text()
     assert "| `block-area` | block, by area | 3 | 63.0 ± 26.2 | +3.5 ± 6.4 | 2 | 11 |" in text
     assert "| the ideal mask against area | `block-ideal` − `block-area` | +17.0 ± 12.7 | 2 | better |" in text
