@@ -11,3 +11,7 @@ class StoreMismatch(StoreError):  # noqa: N818 - the name is public
 
 class ShardError(StoreError):
     """A shard or `head.h5` is missing, torn, corrupt or belongs to another store."""
+
+
+class TransferError(StoreError):
+    """A store could not be pushed or pulled: no such place, no permission, no network, files that were changed."""

@@ -13,6 +13,9 @@ FORMAT_NAME = "tokenmix-maps"
 FORMAT_VERSION = 1
 HEADER_FILE = "store.json"
 HEAD_FILE = "head.h5"
+# Beside a copy that was pushed, no part of the store itself: what it consists of, and a page about it.
+MANIFEST_FILE = "manifest.json"
+CARD_FILE = "README.md"
 
 STATUS_OK = 0
 STATUS_UNREADABLE = 1

@@ -21,9 +21,10 @@ from store.format.rows import ListDigest, list_digest
 from store.format.shard import open_shard
 from store.format.table import Array, Table
 from store.problems import Cause, Problem
-from store.spec import HEAD_FILE, STATUS_OK, header_name, keys_name, shard_name
+from store.spec import CARD_FILE, HEAD_FILE, MANIFEST_FILE, STATUS_OK, header_name, keys_name, shard_name
 
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
+_BESIDE = (Cause.FOREIGN_FILE, Cause.UNPLANNED_SHARD, Cause.LEFTOVER)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ def verify(path: StrPath) -> VerifyReport:
         problems += _earlier_header_problems(folder, header, number)
         problems += _earlier_keys_problems(folder, header, number, rows.labels if rows.complete else None)
     return VerifyReport(header.rows, header.sharding.shards, rows.unreadable, tuple(problems))
+
+
+def require_sound(path: StrPath) -> None:
+    """Raise StoreError for what `verify` finds in the store itself; files beside it are passed over."""
+    problems = [problem for problem in verify(path).problems if problem.cause not in _BESIDE]
+    if problems:
+        raise StoreError(
+            f"{path}: expected a sound store, found {len(problems)} problems: {problems[0]}; run `tokenmix verify`"
+        )
 
 
 def unreadable_rows(path: StrPath) -> Iterator[tuple[str, str]]:
@@ -148,7 +158,7 @@ def _earlier_keys_problems(folder: Path, header: Header, number: int, labels: Ar
 
 def _unexpected_files(folder: Path, header: Header) -> list[Problem]:
     """Visible entries that no part of the format explains."""
-    expected = set(map(shard_name, range(header.sharding.shards)))
+    expected = {MANIFEST_FILE, CARD_FILE, *map(shard_name, range(header.sharding.shards))}
     for number in range(len(header.earlier) + 1):  # keys come before their header
         expected |= {header_name(number), keys_name(number + 1)}
     if header.kind == "features":

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from store.spec import shard_name
 
 StrPath = str | os.PathLike[str]
 _TEMPORARY = re.compile(
-    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|head\.h5|shard-\d{5,}\.h5)"
+    r"(?P<target>store(?:-\d+)?\.json|store-\d+\.keys|head\.h5|shard-\d{5,}\.h5|manifest\.json|README\.md)"
     r"\.(?P<host>.+)\.(?P<pid>\d+)\.tmp"
 )
 # Files of this very process that are being written: in a container every run may have the same pid.
@@ -117,11 +118,36 @@ def write_synced(file: Path, data: bytes | memoryview) -> None:
         os.fsync(stream.fileno())
 
 
-def write_with_checksum(target: Path, buffer: io.BytesIO) -> None:
-    """Put a finished file in place, whole or not at all, with its checksum at its end."""
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; the copy appears under its name when all of it is on the disk."""
     temporary = begin_temporary(target)
     try:
-        write_synced(temporary, with_checksum(buffer))
+        shutil.copyfile(source, temporary)
+        sync_file(temporary)
+        complete_temporary(temporary, target)
+    finally:
+        end_temporary(temporary)
+
+
+def sync_file(file: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_with_checksum(target: Path, buffer: io.BytesIO) -> None:
+    """As `write_whole`, with the checksum at its end."""
+    write_whole(target, with_checksum(buffer))
+
+
+def write_whole(target: Path, data: bytes | memoryview) -> None:
+    """Put a finished file in place, whole or not at all."""
+    temporary = begin_temporary(target)
+    try:
+        write_synced(temporary, data)
         complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)

@@ -119,6 +119,11 @@ class Header:
         """The header as it was after so many extensions."""
         return self.before(extensions) if extensions < len(self.earlier) else self
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The `content_digest` of the store after each number of extensions so far: all are states of one store."""
+        return self._digests
+
     def digest_of(self, shard: int) -> str:
         """The `content_digest` that a shard carries: that of the header under which it was planned."""
         return self._digests[self.sharding.part(shard)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -20,6 +19,7 @@ from store.reading.row_readers import DequantisedRows, RowReader, open_rows
 from store.reading.sample_check import SampleCheck
 from store.reading.shard_files import ShardFiles
 from store.spec import COLUMNS, FINGERPRINT, KINDS, MAPPED_COLUMN, ORIENTATION, SCALE_OFFSET, STATUS_OK, Field, plane_of
+from store.transfer.cache import local_store
 
 Array = npt.NDArray[Any]
 IndexLike = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -71,10 +71,11 @@ class MapStore:
 
         `extensions`: as the store was after so many of them, also while the next is under way; None: after all.
         `unfinished`: shards may be missing. `finished` says which rows there are; maps of others raise ShardError.
-        Raises StoreError where there is no store, ShardError for a missing, torn or foreign shard, and, unless
-        `check` is off, for one with rows that were changed, shuffled or swapped.
+        A URL, as `hf://datasets/USER/NAME` or `s3://BUCKET/PATH`, is pulled once, into `store.cache_folder(URL)`.
+        Raises StoreError where there is no store, TransferError where it cannot be pulled, ShardError for a missing,
+        torn or foreign shard, and, unless `check` is off, for one with rows that were changed, shuffled or swapped.
         """
-        self._folder = Path(path).absolute()
+        self._folder = local_store(path).absolute()
         self._preload = preload
         self.header: Header = read_header(self._folder, extensions)
         self._unfinished = unfinished

@@ -1,0 +1,41 @@
+"""The one place where what names a store, a path or a URL, becomes a folder on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from store.folder.files import StrPath
+from store.folder.urls import path_of, url_of
+from store.spec import HEADER_FILE
+from store.transfer.pull import pull
+from store.transfer.result import OnProgress, Say, silent
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def cache_folder(url: StrPath) -> Path:
+    """Where the store at a URL is kept: in $TOKENMIX_CACHE, else $XDG_CACHE_HOME/tokenmix, else ~/.cache/tokenmix."""
+    root = os.environ.get("TOKENMIX_CACHE")
+    if not root:
+        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tokenmix")
+    text = url_of(url) or os.path.abspath(url)
+    name = _UNFIT.sub("-", text.rpartition("/")[2])[:64].strip(".-")
+    return Path(root).absolute() / f"{name or 'store'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def local_store(place: StrPath, *, on_progress: OnProgress = silent, say: Say = silent) -> Path:
+    """The folder of a store: the path itself, or the cache's copy of a URL, pulled if there is none yet.
+
+    A copy that is there is used as it is, without network; `pull(url, cache_folder(url))` brings it up to date.
+    Raises as `pull`.
+    """
+    path = path_of(place)
+    if path is not None:
+        return path
+    folder = cache_folder(place)
+    if not (folder / HEADER_FILE).exists():  # it appears as a whole
+        pull(url_of(place) or place, folder, on_progress=on_progress, say=say)
+    return folder

@@ -1,0 +1,158 @@
+"""Pulling a store from a URL: into a folder beside its place, verified there, and then into its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from store.checking.verify import require_sound
+from store.errors import StoreError, TransferError
+from store.folder.files import (
+    StrPath,
+    begin_temporary,
+    complete_temporary,
+    discard_leftovers,
+    end_temporary,
+    is_temporary,
+    sync_file,
+    write_whole,
+)
+from store.format.header import Header
+from store.spec import CARD_FILE, MANIFEST_FILE
+from store.transfer.lock import locked
+from store.transfer.manifest import Manifest, digest_file, header_number, in_order, is_store_file, store_files
+from store.transfer.published import latest_header, read_manifest
+from store.transfer.remote import Remote, in_parallel, open_remote
+from store.transfer.result import OnProgress, Say, Transfer, silent
+from store.transfer.target import discard, expect_target, is_ours, is_there, put_in_place, sound_files
+
+
+def pull(url: StrPath, path: StrPath, *, on_progress: OnProgress = silent, say: Say = silent) -> Transfer:
+    """Copy a pushed store to the folder `path`; called again, it goes on.
+
+    Files arrive in the folder `PATH.pull`, where each is compared with the SHA-256 of the manifest and all together
+    with the rules of the format; then they become the store by one rename. Where `path` holds an earlier or incomplete
+    copy of this store, missing and damaged files are added, the header last: whoever reads the earlier state goes on.
+    Of several processes one pulls, and the others wait for it, or for its end. `on_progress` is told how many of how
+    many bytes have come, `say` what is waited for.
+
+    Raises StoreMismatch where `path` holds another store, a later state, or sound files that differ; TransferError
+    where the URL holds no complete store, cannot be reached, or gives other bytes than it says.
+    """
+    target = Path(path).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f".{target.name}.pull.lock"), lambda: say(f"{target}: another process pulls it")):
+        remote = open_remote(url)
+        manifest, header = _published(remote)
+        try:
+            moved = _pull_missing(remote, manifest, header, target, on_progress)
+        except OSError:
+            # where locks do not hold, another process may have finished the same work just now
+            if not is_there(target, header):
+                raise
+            moved = []
+    nbytes = sum(manifest.files[name].nbytes for name in moved)
+    return Transfer(remote.url, target, header.content_digest, len(manifest.files), manifest.nbytes, len(moved), nbytes)
+
+
+def _published(remote: Remote) -> tuple[Manifest, Header]:
+    """What the place holds; TransferError for no store, or none that is complete."""
+    sizes = remote.sizes()
+    manifest = read_manifest(remote, sizes)
+    if manifest is None:
+        found = "files of a store without one; push them" if any(map(is_store_file, sizes)) else "none; check the URL"
+        raise TransferError(f"{remote.url}: not a pushed store: expected {MANIFEST_FILE} there, found {found}")
+    if not manifest.complete:
+        raise TransferError(
+            f"{remote.url}: expected a complete store, found a push that is under way or was stopped; wait for its "
+            "end, or push again"
+        )
+    header = latest_header(remote, manifest.files)
+    if (
+        header is None
+        or header.content_digest != manifest.content_digest
+        or set(store_files(header)) != manifest.files.keys()
+    ):
+        raise TransferError(
+            f"{remote.url}: expected the header and the files that {MANIFEST_FILE} names, found others; was it pushed "
+            "to meanwhile? Run again, or push again"
+        )
+    return manifest, header
+
+
+def _pull_missing(
+    remote: Remote, manifest: Manifest, header: Header, target: Path, on_progress: OnProgress
+) -> list[str]:
+    """Bring the target to what the manifest says; returns the names of the files that travelled."""
+    update = expect_target(target, header)
+    here = sound_files(target, manifest, header) if update else frozenset()
+    staging = target.with_name(f"{target.name}.pull")
+    if len(here) == len(manifest.files):
+        discard(staging)  # of a call that was killed at its very end
+        return []
+    staged = _prepare(staging, manifest, target, here)
+    missing = [name for name in in_order(manifest.files) if name not in here | staged]
+    _fetch(remote, manifest, missing, staging, on_progress)
+    require_sound(staging)
+    if CARD_FILE in remote.sizes() and not (target / CARD_FILE).exists():
+        write_whole(staging / CARD_FILE, remote.read(CARD_FILE))  # it says under which licence the maps are
+    put_in_place(staging, target, manifest, here, update=update)
+    return missing
+
+
+def _prepare(staging: Path, manifest: Manifest, target: Path, here: frozenset[str]) -> frozenset[str]:
+    """Make the folder, with links to what the target has; returns the files that an earlier call brought."""
+    staging.mkdir(exist_ok=True)
+    discard_leftovers(staging)
+    foreign = [file.name for file in staging.iterdir() if not is_ours(file)]
+    if foreign:
+        raise StoreError(f"{staging}: expected what an earlier pull left, found {foreign[0]}; move it elsewhere")
+    staged = set()
+    for file in list(staging.iterdir()):
+        if is_temporary(file):  # of another machine, where locks do not hold
+            continue
+        wanted = manifest.files.get(file.name)
+        if wanted and not file.is_symlink() and digest_file(file) == wanted:
+            staged.add(file.name)
+        else:
+            file.unlink(missing_ok=True)
+    for name in here - staged:
+        (staging / name).symlink_to(target / name)
+    return frozenset(staged)
+
+
+def _fetch(remote: Remote, manifest: Manifest, missing: Sequence[str], staging: Path, on_progress: OnProgress) -> None:
+    """Bring the missing files, headers last, each under its name when its digest is right."""
+    done, total = 0, sum(manifest.files[name].nbytes for name in missing)
+
+    def fetch(name: str) -> str:
+        _fetch_one(remote, manifest, name, staging)
+        return name
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += manifest.files[name].nbytes
+        on_progress(done, total)
+
+    on_progress(0, total)
+    for name in in_parallel(fetch, [name for name in missing if header_number(name) is None]):
+        count(name)
+    for name in missing:
+        if header_number(name) is not None:
+            count(fetch(name))
+
+
+def _fetch_one(remote: Remote, manifest: Manifest, name: str, staging: Path) -> None:
+    temporary = begin_temporary(staging / name)
+    try:
+        remote.fetch(name, temporary)
+        if (found := digest_file(temporary)) != (wanted := manifest.files[name]):
+            raise TransferError(
+                f"{remote.url}/{name}: expected {wanted.nbytes} bytes with SHA-256 {wanted.sha256[:16]}..., found "
+                f"{found.nbytes} with {found.sha256[:16]}...; was it pushed to meanwhile? Run again; else remove this "
+                "damaged file there, and push again"
+            )
+        sync_file(temporary)
+        complete_temporary(temporary, staging / name)
+    finally:
+        end_temporary(temporary)

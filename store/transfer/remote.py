@@ -1,0 +1,172 @@
+"""Places that a store is pushed to and pulled from, by fsspec: one folder or prefix, and the files directly in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from store.errors import StoreError, TransferError
+from store.folder.files import StrPath, copy_whole, discard_leftovers, write_whole
+from store.folder.urls import url_of
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+THREADS = 8  # files that travel at the same time: most of what a small file costs is waiting
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Sent(NamedTuple):
+    """A file to send: its name there, and the file here or its content."""
+
+    name: str
+    source: Path | bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+
+
+class Remote:
+    """Whatever fsspec knows; a file appears whole, as objects do. Errors are TransferErrors that name the URL."""
+
+    def __init__(self, url: str, fs: AbstractFileSystem, root: str) -> None:
+        """`root`: the folder or prefix, as `fs` spells it."""
+        self.url, self.fs, self.root = url, fs, root.rstrip("/") or root
+
+    def sizes(self) -> dict[str, int]:
+        """File name -> length, of all files; empty where there is no such folder."""
+        with remote_errors(self.url):
+            self.fs.invalidate_cache()  # what was listed earlier may have changed
+            try:
+                entries = self.fs.ls(self.root, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {_name(entry): int(entry["size"] or 0) for entry in entries if entry["type"] == "file"}
+
+    def read(self, name: str, last: int | None = None) -> bytes:
+        """A small file, or its last bytes."""
+        with remote_errors(self._at(name)):
+            found: bytes = self.fs.cat_file(self._path(name), start=None if last is None else -last)
+            return found
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to `target`, which is overwritten."""
+        with remote_errors(self._at(name)):
+            self.fs.get_file(self._path(name), str(target))
+
+    def send(self, sent: Sent) -> None:
+        """Put a file in its place."""
+        with remote_errors(self._at(sent.name)):
+            if isinstance(sent.source, bytes):
+                self.fs.pipe_file(self._path(sent.name), sent.source)
+            else:
+                self.fs.put_file(str(sent.source), self._path(sent.name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _at(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+
+class FolderRemote(Remote):
+    """A folder of this machine: a file appears under its name when all of it is on the disk."""
+
+    @property
+    def folder(self) -> Path:
+        """Its path."""
+        return Path(self.root)
+
+    def send(self, sent: Sent) -> None:
+        """Copy beside the place, then rename."""
+        with remote_errors(self._at(sent.name)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            target = self.folder / sent.name
+            if isinstance(sent.source, bytes):
+                write_whole(target, sent.source)
+            else:
+                copy_whole(sent.source, target)
+
+
+def open_remote(place: StrPath, *, to_write: bool = False) -> Remote:
+    """The place of a URL or path; StoreError for a protocol that fsspec does not know or that lacks its package.
+
+    One at the Hugging Face hub is read as it is now, whatever is pushed meanwhile.
+    """
+    import fsspec
+
+    url = url_of(place) or f"file://{os.path.abspath(place)}"
+    with remote_errors(url):
+        try:
+            fs, root = fsspec.url_to_fs(url)
+        except ValueError as error:
+            raise StoreError(
+                f"{url}: expected a folder, hf://datasets/USER/NAME, s3://BUCKET/PATH or another URL of fsspec's "
+                f"protocols, found {error}"
+            ) from error
+        protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
+        if "file" in protocols:
+            folder = FolderRemote(url, fs, root)
+            if to_write and folder.folder.is_dir():
+                discard_leftovers(folder.folder)
+            return folder
+        if "hf" in protocols and not root.startswith("buckets/"):
+            from store.transfer.hub import HubRemote
+
+            return HubRemote(url, fs, root, to_write=to_write)
+        return Remote(url, fs, root)
+
+
+def in_parallel(call: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+    """The results in order, a few calls at a time; after the first error no more are begun."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            yield from pool.map(call, items)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def remote_errors(where: str) -> Iterator[None]:
+    """Whatever a service's package raises, as a TransferError; a full disk stays an OSError.
+
+    Each has types of its own, and they are known only where it is installed: all are caught here and nowhere else.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except ImportError as error:
+        raise StoreError(
+            f"{where}: expected the package for this protocol, found {error}; run `pip install 'tokenmix-maps[share]'`"
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        expected, remedy = _explain(error)
+        raise TransferError(f"{where}: expected {expected}, found {type(error).__name__}: {error}; {remedy}") from error
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """What was expected where this was raised, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client's errors
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return "the permission", "log in (`hf auth login`, `aws configure`), or ask the owner for access"
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
+        return "an existing place", "check the URL; a bucket must be there before anything is pushed to it"
+    if isinstance(error, NotImplementedError):
+        return "a place that can be written to", "give another URL"
+    return "an answer", "check the network and run again: files that have arrived are kept"
+
+
+def _name(entry: Mapping[str, str]) -> str:
+    return os.path.basename(entry["name"].rstrip("/"))
