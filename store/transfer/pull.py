@@ -17,12 +17,13 @@ from store.folder.files import (
     sync_file,
     write_whole,
 )
+from store.folder.lock import locked
 from store.format.header import Header
 from store.spec import CARD_FILE, MANIFEST_FILE
-from store.transfer.lock import locked
 from store.transfer.manifest import Manifest, digest_file, header_number, in_order, is_store_file, store_files
+from store.transfer.places import open_remote
 from store.transfer.published import latest_header, read_manifest
-from store.transfer.remote import Remote, in_parallel, open_remote
+from store.transfer.remote import Remote, in_parallel
 from store.transfer.result import OnProgress, Say, Transfer, silent
 from store.transfer.target import discard, expect_target, is_ours, is_there, put_in_place, sound_files
 

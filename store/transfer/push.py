@@ -15,8 +15,9 @@ from store.spec import CARD_FILE, MANIFEST_FILE
 from store.transfer.card import make_card
 from store.transfer.hub import HubRemote
 from store.transfer.manifest import Manifest, digest_file, header_number, in_order, is_store_file, store_files
+from store.transfer.places import open_remote
 from store.transfer.published import latest_header, read_manifest
-from store.transfer.remote import FolderRemote, Remote, Sent, in_parallel, open_remote
+from store.transfer.remote import FolderRemote, Remote, Sent, in_parallel
 from store.transfer.result import OnProgress, Transfer, silent
 
 
