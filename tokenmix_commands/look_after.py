@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import extract as calls
 from tokenmix_commands.grouped_help import command
 from tokenmix_commands.options.shared import HEAD, STORE
 from tokenmix_commands.options.values import PATH
+from tokenmix_commands.output.for_programs import JSON, info_values, print_json, verdict_values
 from tokenmix_commands.output.store_lines import describe_header, describe_predictions
 from tokenmix_commands.output.terminal import user_errors
 
@@ -36,6 +35,7 @@ from tokenmix_commands.output.terminal import user_errors
 @click.option("--checkpoint", type=PATH, metavar="FILE", help="The teacher's weights, for --deep.")
 @HEAD
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Of the teacher, for --deep.")
+@JSON
 def verify(
     store: Path,
     images: Path | None,
@@ -47,6 +47,7 @@ def verify(
     checkpoint: Path | None,
     head: Path | None,
     device: str,
+    as_json: bool,
 ) -> None:
     """Check every byte of STORE, and name each bad row or file.
 
@@ -64,6 +65,9 @@ def verify(
                 store, images=images, sample=sample, repair=repair, retry_unreadable=retry_unreadable, deep=deep,
                 seed=seed, checkpoint=checkpoint, head=head, device=device, on_compared=on_compared,
             )  # fmt: skip
+        if as_json:
+            print_json(verdict_values(verdict))
+            sys.exit(0 if verdict.ok else 1)
         if verdict.deep:
             click.echo(f"{verdict.deep.rows} rows again: largest error {verdict.deep.max_error:.2g} of a map's "
                        f"largest value, {verdict.deep.tolerance:.2g} allowed")  # fmt: skip
@@ -78,23 +82,19 @@ def verify(
 
 @command(examples=["tokenmix info maps", "tokenmix info maps --json | jq .teacher"])
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="The whole header and the state, for programs.")
+@JSON
 def info(store: Path, as_json: bool) -> None:
     """What STORE contains, and how it was made."""
     with user_errors():
-        from extract.audit.top1 import prediction_state
         from store import read_header
         from store.folder.files import present_shards
 
         header = read_header(store)
-        shards, present = header.sharding.shards, len(present_shards(store, header))
         if as_json:
-            state = {"shards": shards, "shards_present": present, "content_digest": header.content_digest}
-            state |= prediction_state(store, header)
-            click.echo(json.dumps({**dataclasses.asdict(header), **state}, indent=2, ensure_ascii=False))
+            print_json(info_values(store, header))
             return
         describe_header(header)
-        click.echo(f"shards    {present} of {shards} present")
+        click.echo(f"shards    {len(present_shards(store, header))} of {header.sharding.shards} present")
         describe_predictions(store, header)
 
 

@@ -9,6 +9,7 @@ import click
 from tokenmix_commands.grouped_help import command
 from tokenmix_commands.options.shared import ORIGINAL_IMAGES, STORE
 from tokenmix_commands.options.values import PATH, even, picture_path
+from tokenmix_commands.output.for_programs import JSON, bench_values, print_json
 from tokenmix_commands.output.terminal import user_errors
 
 
@@ -54,7 +55,8 @@ def show(
               help="Loading processes.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, metavar="N",
               help="Passes of each kind; medians are compared.")  # fmt: skip
-def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int, rounds: int) -> None:
+@JSON
+def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int, rounds: int, as_json: bool) -> None:
     """What maps cost in a training here, beside CutMix.
 
     Times timm's loader with CutMix, and with TokenMix, whose maps are in memory or on the disk.
@@ -66,4 +68,7 @@ def bench(store: Path, images: Path, samples: int, batch_size: int, workers: int
         report = run_bench(
             list_images(images, store=store), store, samples=samples, batch=batch_size, workers=workers, rounds=rounds
         )
+        if as_json:
+            print_json(bench_values(report))
+            return
         click.echo("\n".join(report.lines()))

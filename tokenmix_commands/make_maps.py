@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from tokenmix_commands.options.job import fit_options, job_options
 from tokenmix_commands.options.shared import EXTEND, MAX_ERRORS, MIN_TOP1, NEW_STORE, STORE, WORKER
 from tokenmix_commands.options.slurm import slurm_options
 from tokenmix_commands.options.values import PATH
+from tokenmix_commands.output.for_programs import JSON, head_values, plan_values, print_json
 from tokenmix_commands.output.store_lines import describe_header, spell_bytes
 from tokenmix_commands.output.terminal import finish, let_openmp_sleep, running_job, say, user_errors
 
@@ -28,7 +28,8 @@ WATCH_S = 5.0
 
 @command(examples=["tokenmix plan imagenet/train --teacher resnet101 --pretrained"])
 @job_options
-def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions) -> None:
+@JSON
+def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: JobOptions, as_json: bool) -> None:
     """How large and how long a job will be; writes nothing.
 
     Rows, files, bytes, and hours, by the speed that is measured on some of the images. Takes the options of
@@ -37,6 +38,9 @@ def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: Jo
     let_openmp_sleep()
     with user_errors():
         result = calls.plan(images, teacher, options, class_map=class_map, say=say)
+        if as_json:
+            print_json(plan_values(result))
+            return
         describe_header(result.header)
         click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {spell_bytes(result.nbytes)} in all")
         click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.decoding_processes} processes (measured)")
@@ -86,6 +90,7 @@ def extract(images: Path, store: Path, class_map: Path | None, teacher: TeacherS
 @EXTEND
 @slurm_options
 @click.option("--dry-run", is_flag=True, help="Print the script; submit nothing.")
+@JSON
 def submit(
     images: Path,
     store: Path,
@@ -94,6 +99,7 @@ def submit(
     options: JobOptions,
     slurm: SlurmOptions,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Run `extract` as a Slurm array.
 
@@ -103,6 +109,9 @@ def submit(
     with user_errors():
         call = calls.render_submission if dry_run else calls.submit
         answers = call(images, store, teacher, options, slurm=slurm, class_map=class_map, say=say)
+        if as_json:
+            print_json({"scripts" if dry_run else "jobs": answers})
+            return
         if dry_run:
             click.echo("\n".join(answers), nl=False)
             return
@@ -112,7 +121,7 @@ def submit(
 
 @command(examples=["tokenmix status maps --watch"])
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 @click.option("--watch", is_flag=True, help="Redraw every few seconds until all is done.")
 @click.option("--errors", is_flag=True, help="Also name the unreadable images; reads every shard.")
 def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
@@ -122,10 +131,12 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
 
         while True:
             found = calls.status(store, unreadable=errors)
-            text = json.dumps(dataclasses.asdict(found)) if as_json else "\n".join(status_lines(found))
             if watch:
                 click.clear()
-            click.echo(text)
+            if as_json:
+                print_json(dataclasses.asdict(found), indent=None)  # a line each time
+            else:
+                click.echo("\n".join(status_lines(found)))
             if found.complete or not watch:
                 return
             time.sleep(WATCH_S)
@@ -140,7 +151,8 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
 )
 @fit_options
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The head's file, for `extract --head`.")
-def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions) -> None:
+@JSON
+def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions, as_json: bool) -> None:
     """Teach a teacher your own classes, for `extract --head`.
 
     Fits a linear head for the classes of IMAGES on the teacher's features, in one pass over the images, and says how
@@ -155,5 +167,8 @@ def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptio
         if head is None:
             say(f"stopped by {stop.signal.name if stop.signal else 'request'}; nothing was written")
             sys.exit(stop.exit_code)
+        if as_json:
+            print_json(head_values(head, output))
+            return
         classes, channels = head.weight.shape
         click.echo(f"{output}: {classes} classes on {channels} features, digest {head.digest}")

@@ -12,6 +12,10 @@ from extract.settings.worker import Worker
 
 # What `--kind` takes; a test holds it against the kinds that the store knows and those that a teacher can make.
 KINDS = ("label", "topk", "cam", "activation", "features")
+# Teachers that are more than a name of timm's, the published one first.
+NAMED_TEACHERS = (
+    "nfnet_f6", "resnet101", "resnet26", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "saliency",
+)  # fmt: skip
 DEFAULT_SHARD_ROWS = 4096
 
 

@@ -58,7 +58,7 @@ def test_options_of_a_job_stand_in_groups() -> None:
     ]  # fmt: skip
     assert found["Arguments"] == ["IMAGES", "STORE"]
     assert {"--teacher", "--pretrained", "--head"} <= {*found["The teacher"]}
-    assert found["Other options"] == ["--config", "--dry-run", "-h,"]
+    assert found["Other options"] == ["--config", "--dry-run", "--json", "-h,"]
 
 
 def test_options_without_groups_are_simply_options() -> None:

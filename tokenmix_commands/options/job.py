@@ -32,11 +32,19 @@ from tokenmix_commands.options.shared import (
     teacher_option,
     with_options,
 )
-from tokenmix_commands.options.values import PATH, Range, image_size, input_scales, model_arguments
+from tokenmix_commands.options.values import (
+    PATH,
+    Range,
+    image_size,
+    input_scales,
+    model_arguments,
+    named_teachers,
+)
 
 _BACKBONE = [
-    teacher_option("--teacher", required=True, metavar="NAME",
-                   help="A timm model, hf-hub:NAME, local-dir:PATH, a preset, or saliency."),
+    teacher_option("--teacher", required=True, metavar="NAME", shell_complete=named_teachers,
+                   help="nfnet_f6, resnet101, resnet26, efficientnet_lite0, any other model of timm's, hf-hub:NAME, "
+                   "local-dir:PATH, or saliency."),
     teacher_option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     teacher_option("--checkpoint", type=PATH, metavar="FILE",
                    help="Weights: .safetensors, or .pth (read as weights only)."),

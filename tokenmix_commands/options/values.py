@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from extract.settings import NAMED_TEACHERS
+
 PATH = click.Path(path_type=Path)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")  # in full colour by Pillow
 
@@ -23,6 +25,11 @@ class Range(click.FloatRange):
         if number != number:
             self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
         return number
+
+
+def named_teachers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell's completion; timm's own names are a thousand, and would take seconds to load."""
+    return [name for name in NAMED_TEACHERS if name.startswith(incomplete)]
 
 
 def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -6,13 +6,19 @@ from extract import settings
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
 from extract.teacher.kinds.registry import KIND_CLASSES
-from extract.teacher.presets import make_teacher
+from extract.teacher.packaged import PACKAGES
+from extract.teacher.presets import PRESETS, make_teacher
+from extract.teacher.saliency import NAME as SALIENCY
 from store import spec
 
 
 def test_command_line_teacher_and_store_know_the_same_kinds() -> None:
     assert set(settings.KINDS) == set(KIND_CLASSES) == set(spec.KINDS)
     assert len(settings.KINDS) == len(spec.KINDS)
+
+
+def test_command_line_and_teachers_have_the_same_names() -> None:
+    assert sorted(settings.NAMED_TEACHERS) == sorted([*PRESETS, *PACKAGES, SALIENCY])
 
 
 @pytest.mark.parametrize("kind", KIND_CLASSES)
