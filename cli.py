@@ -29,13 +29,13 @@ _refuse_others()
 from tokenmix_commands.exchange import export, import_  # noqa: E402 -- not before it is known to be ours
 from tokenmix_commands.grouped_help import Commands  # noqa: E402
 from tokenmix_commands.look_after import drop_extension, info, verify  # noqa: E402
-from tokenmix_commands.look_and_train import bench, show  # noqa: E402
+from tokenmix_commands.look_and_train import bench, report, show  # noqa: E402
 from tokenmix_commands.make_maps import extract, fit_head, plan, status, submit  # noqa: E402
 
 SECTIONS = {
     "Make maps": [plan, extract, submit, status, fit_head],
     "Look after a store": [verify, info, drop_extension],
-    "Look at maps and train": [show, bench],
+    "Look at maps and train": [show, report, bench],
     "Share and exchange": [import_, export],
 }
 FIRST_STEPS = [

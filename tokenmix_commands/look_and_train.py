@@ -1,4 +1,4 @@
-"""Commands that look at maps, and at what they cost in a training: show, bench."""
+"""Commands that look at maps, and at what they cost in a training: show, report, bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenmix_commands.grouped_help import command
 from tokenmix_commands.options.shared import ORIGINAL_IMAGES, STORE
 from tokenmix_commands.options.values import PATH, even, picture_path
 from tokenmix_commands.output.for_programs import JSON, bench_values, print_json
-from tokenmix_commands.output.terminal import user_errors
+from tokenmix_commands.output.terminal import fail, user_errors
 
 
 @command(examples=["tokenmix show maps --images imagenet/train -o maps.png"])
@@ -42,6 +42,37 @@ def show(
                              same_files=not copies)  # fmt: skip
         picture.save(output, quality=95)  # of those formats that have one
         click.echo(f"{output}: {picture.width} x {picture.height} pixels")
+
+
+@command(examples=["tokenmix report maps --images imagenet/train -o report.html"])
+@STORE
+@ORIGINAL_IMAGES
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE|FOLDER",
+              help="The page to write: a name that ends in .html, or a folder, in which it is index.html.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(1), default=500, show_default=True, metavar="N",
+              help="Images to look at, drawn evenly from the store.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N",
+              help="Draws the images, and crops and masks of the mixes.")  # fmt: skip
+@click.option("--evidence", type=click.Choice(["auto", "logit", "contrast"]), default="auto", show_default=True,
+              help="What of a map counts as seen; auto: as a training does.")  # fmt: skip
+@click.option("--copies", is_flag=True, help="IMAGES are resized or re-encoded copies of those of the maps.")
+def report(store: Path, images: Path, output: Path, samples: int, seed: int, evidence: str, copies: bool) -> None:
+    """Write a page about a whole store, finished or not.
+
+    One HTML file that needs no network: the teacher's accuracy per class, samples with their maps, where the maps look
+    on average, bad images, and what mixed images are worth. It says what to look for, and when to worry.
+    """
+    with user_errors():
+        from extract.images.listing import list_images, refuse_store_inside
+
+        try:
+            from tokenmix_loader.figures.report import write_report
+        except ModuleNotFoundError as error:  # of an extra
+            fail(f"report: expected the package {error.name}, found none; pip install 'tokenmix-maps[figures]'")
+        refuse_store_inside(output, images, "a report")
+        page = write_report(list_images(images, store=store), store, output, samples=samples, seed=seed,
+                            evidence=evidence, same_files=not copies)  # fmt: skip
+        click.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
 
 @command(examples=["tokenmix bench maps --images imagenet/train --workers 8"])

@@ -19,10 +19,11 @@ from store.fingerprint import difference_of, report_of, spread
 from store.folder.claims import list_shards
 from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
 from store.format.rows import list_digest
-from store.spec import MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
+from store.spec import HEADER_FILE, MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
 from store.table_keys import names_or_numbers
 
 __all__ = [
+    "HEADER_FILE",
     "MAX_ORIENTATION",
     "STATUS_OK",
     "UNKNOWN",

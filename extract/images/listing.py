@@ -62,10 +62,13 @@ def list_images(
     return found
 
 
-def refuse_store_inside(store: Path, images: Path) -> None:
-    """Raise ImagesError for a store below the image folder: at the next listing it would be a class without images."""
+def refuse_store_inside(store: Path, images: Path, what: str = "a store") -> None:
+    """Raise ImagesError for a folder below that of images: at the next listing it would be a class without images.
+
+    `what`: the folder is, if not a store.
+    """
     if images.resolve() in (store.resolve(), *store.resolve().parents):
-        raise ImagesError(f"{store}: expected a store outside of the images' folder {images}; give another path")
+        raise ImagesError(f"{store}: expected {what} outside of the images' folder {images}; give another path")
 
 
 def _text(stored: Mapping[str, Json], name: str) -> str | None:
