@@ -7,7 +7,7 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo gallery reproduce-small test test-slow test-slurm lint format clean
+.PHONY: demo gallery reproduce-small test test-slow test-slurm test-browser lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
@@ -46,6 +46,9 @@ test-slow: .venv/.ready
 
 test-slurm: .venv/.ready
 	$(BIN)/python -m pytest -m slurm
+
+test-browser: .venv/.ready
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
