@@ -62,9 +62,12 @@ class Group(NamedTuple):
 def sort_samples(joined: Join, samples: Samples) -> list[Group]:
     """Every sample in one group; groups without any are left out.
 
-    Raises StoreMismatch for an image of another shape than its map's. One that cannot be read is a tile that says so.
+    Raises StoreMismatch for an image of another shape than its map's. One that cannot be read is a tile that says so,
+    unless none can: OSError.
     """
     tiles = _tiles(joined, samples)
+    if all(tile.error for tile in tiles):
+        raise OSError(f"none of {len(tiles)} sampled images can be read; the first: {tiles[0].error}")
     order = np.argsort(-samples.mass, kind="stable")  # the most evidence first
     empty = samples.mass[order] <= 0
     other = np.array([tiles[at].said is not None for at in order], bool) & ~empty

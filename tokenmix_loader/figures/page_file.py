@@ -28,8 +28,9 @@ def page_path(output: str | Path) -> Path:
         found = "a file" if folder.exists() else "nothing"
         kind = NotADirectoryError if folder.exists() else FileNotFoundError
         raise kind(f"{output}: expected a folder {str(folder)!r} to write in, found {found}; make it, or give another")
-    if not is_file and output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{output}: expected a folder or a name that ends in .html, found a file of that name")
+    if not is_file and not output.is_dir() and (output.exists() or output.suffix[1:].isalpha()):
+        found = "a file of that name" if output.exists() else f"one that ends in {output.suffix}"
+        raise NotADirectoryError(f"{output}: expected a name that ends in .html, or a folder, found {found}")
     if os.path.lexists(target) and not _is_ours(target):
         raise FileExistsError(
             f"{target}: expected nothing or an earlier report, found something else; give another name, or remove it"

@@ -187,8 +187,6 @@ def _accuracy_chart(accuracy: Accuracy) -> Any:
 
 def _mixes(joined: Join, groups: list[Group], drawn: Samples, seed: int, evidence: str) -> list[Mix]:
     usable = readable(groups, joined, drawn)
-    if not len(usable):
-        return []
     found = mix_pairs(joined.images, joined.maps, joined.rows, usable, MIXES, seed, evidence)
     return [Mix([(title, data_uri(pair.panels[at], exact=at == MASK)) for at, title in enumerate(PANELS)], pair.scores)
             for pair in found]  # fmt: skip
