@@ -306,6 +306,7 @@ def _prepare(
         if not isinstance(given, expected):
             raise TypeError(f"expected extract.{expected.__name__}(...), found {given!r}")
     listed = list_images(images, input_key=options.input_key, target_key=options.target_key, store=store, say=say)
+    say(f"{len(listed)} images, {len(listed.class_names)} classes")
     teacher = make_teacher(spec)
     classes = match_classes(
         listed.class_names,
@@ -314,8 +315,8 @@ def _prepare(
         output_names=teacher.class_names,
         needed=spec.kind not in CLASS_AGNOSTIC_KINDS,
     )
-    say(f"{len(listed)} images, {len(listed.class_names)} classes; {spec.name} on {teacher.device}, "
-        f"grid {teacher.grid[0]} x {teacher.grid[1]}; its outputs for them: {classes.how}")  # fmt: skip
+    say(f"{spec.name} on {teacher.device}, grid {teacher.grid[0]} x {teacher.grid[1]}")
+    say(f"its outputs for the classes: {classes.how}")
     return listed, teacher, classes
 
 

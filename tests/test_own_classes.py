@@ -79,7 +79,7 @@ def test_extract_and_verify(kind: str, images: Path, head: Path, tmp_path: Path)
     maps = tmp_path / "maps"
     done = tokenmix("extract", images, maps, *TEACHER, "--head", head, "--kind", kind)
     assert done.exit_code == 0, done.output
-    assert "its outputs for them: by name, as the head has them" in done.output
+    assert "its outputs for the classes: by name, as the head has them" in done.output
     store = MapStore(maps)
     stored: Any = store.header.teacher["head"]
     assert stored["digest"] == load_head(head).digest

@@ -38,7 +38,7 @@ def import_(form: str, tree: Path, images: Path, store: Path, class_map: Path | 
     with running_job() as stop:
         from tokenmix_commands.output.progress_bar import say_above_bar, show_progress
 
-        with show_progress(sys.stderr, figure=IMPORTED_FIGURE) as on_progress:
+        with show_progress(sys.stderr, figure="leads") as on_progress:
             report = calls.import_maps(
                 form, tree, images, store, options,
                 class_map=class_map, on_progress=on_progress, stop=stop, say=say_above_bar,

@@ -160,10 +160,12 @@ def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptio
     """
     let_openmp_sleep()
     with running_job() as stop:
-        from tokenmix_commands.output.progress_bar import show_progress
+        from tokenmix_commands.output.progress_bar import say_above_bar, show_progress
 
         with show_progress(sys.stderr) as on_progress:
-            head = calls.fit_head(images, output, teacher, options, on_progress=on_progress, stop=stop, say=say)
+            head = calls.fit_head(
+                images, output, teacher, options, on_progress=on_progress, stop=stop, say=say_above_bar
+            )
         if head is None:
             say(f"stopped by {stop.signal.name if stop.signal else 'request'}; nothing was written")
             sys.exit(stop.exit_code)
