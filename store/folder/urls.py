@@ -24,6 +24,11 @@ def url_of(place: StrPath) -> str | None:
     return f"{match['protocol']}://{rest}"
 
 
+def without_secrets(url: str) -> str:
+    """As it may be shown and published: without the user and password before a host."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
 def path_of(place: StrPath) -> Path | None:
     """The path of a path or of a URL `file://`; None for other URLs."""
     url = url_of(place)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from store.folder.files import StrPath
-from store.folder.urls import path_of, url_of
+from store.folder.urls import path_of, url_of, without_secrets
 from store.spec import HEADER_FILE
 from store.transfer.pull import pull
 from store.transfer.result import OnProgress, Say, silent
@@ -22,7 +22,7 @@ def cache_folder(url: StrPath) -> Path:
     if not root:
         root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tokenmix")
     text = url_of(url) or os.path.abspath(url)
-    name = _UNFIT.sub("-", text.rpartition("/")[2])[:64].strip(".-")
+    name = _UNFIT.sub("-", without_secrets(text).rpartition("/")[2])[:64].strip(".-")
     return Path(root).absolute() / f"{name or 'store'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

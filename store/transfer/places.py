@@ -6,7 +6,7 @@ import os
 
 from store.errors import StoreError
 from store.folder.files import StrPath, discard_leftovers
-from store.folder.urls import url_of
+from store.folder.urls import url_of, without_secrets
 from store.transfer.hub import HubRemote
 from store.transfer.remote import FolderRemote, Remote, remote_errors
 
@@ -18,10 +18,11 @@ def open_remote(place: StrPath, *, to_write: bool = False) -> Remote:
     """
     import fsspec
 
-    url = url_of(place) or f"file://{os.path.abspath(place)}"
+    full = url_of(place) or f"file://{os.path.abspath(place)}"
+    url = without_secrets(full)
     with remote_errors(url):
         try:
-            fs, root = fsspec.url_to_fs(url)
+            fs, root = fsspec.url_to_fs(full)
         except ValueError as error:
             raise StoreError(
                 f"{url}: expected a folder, hf://datasets/USER/NAME, s3://BUCKET/PATH or another URL of fsspec's "

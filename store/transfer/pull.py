@@ -45,11 +45,12 @@ def pull(url: StrPath, path: StrPath, *, on_progress: OnProgress = silent, say: 
     with locked(target.with_name(f".{target.name}.pull.lock"), lambda: say(f"{target}: another process pulls it")):
         remote = open_remote(url)
         manifest, header = _published(remote)
+        there = is_there(target, header)
         try:
             moved = _pull_missing(remote, manifest, header, target, on_progress)
-        except OSError:
+        except (OSError, StoreError):
             # where locks do not hold, another process may have finished the same work just now
-            if not is_there(target, header):
+            if there or not is_there(target, header):
                 raise
             moved = []
     nbytes = sum(manifest.files[name].nbytes for name in moved)

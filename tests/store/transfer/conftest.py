@@ -1,0 +1,50 @@
+"""A store of six files that is extended once, and processes that are killed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.conftest import make_rows, part, write_extended, write_store
+
+ROWS = make_rows(17)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """17 rows in shards of 3; not to be touched."""
+    path = tmp_path_factory.mktemp("whole") / "maps"
+    write_store(path, ROWS, 3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its first 9 rows, as a store that is yet to be extended; not to be touched."""
+    path = tmp_path_factory.mktemp("before") / "maps"
+    write_store(path, part(ROWS, 0, 9), 3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, extended to 17 rows; not to be touched."""
+    path = tmp_path_factory.mktemp("extended") / "maps"
+    write_extended(path, ROWS, 3, [9])
+    return path
+
+
+def kill_after(seconds: float, call: Callable[[], object]) -> bool:
+    """Run the call in a process of its own and kill it; whether that came before its end."""
+    child = os.fork()
+    if not child:
+        try:
+            call()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
