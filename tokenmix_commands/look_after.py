@@ -9,7 +9,7 @@ import click
 
 import extract as calls
 from tokenmix_commands.grouped_help import command
-from tokenmix_commands.options.shared import HEAD, STORE
+from tokenmix_commands.options.shared import STORE
 from tokenmix_commands.options.values import PATH
 from tokenmix_commands.output.for_programs import JSON, info_values, print_json, verdict_values
 from tokenmix_commands.output.store_lines import describe_header, describe_predictions
@@ -33,7 +33,7 @@ from tokenmix_commands.output.terminal import user_errors
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
               help="Draws the rows of --deep.")  # fmt: skip
 @click.option("--checkpoint", type=PATH, metavar="FILE", help="The teacher's weights, for --deep.")
-@HEAD
+@click.option("--head", type=PATH, metavar="FILE", help="That of `extract --head`, for --deep.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Of the teacher, for --deep.")
 @JSON
 def verify(

@@ -13,7 +13,7 @@ import click
 import extract as calls
 from tokenmix_commands.grouped_help import command
 from tokenmix_commands.options.job import fit_options, job_options
-from tokenmix_commands.options.shared import EXTEND, MAX_ERRORS, MIN_TOP1, NEW_STORE, STORE, WORKER
+from tokenmix_commands.options.shared import EXTEND, MAX_ERRORS, MIN_TOP1, NEW_STORE, STORE, WORKER, run_option
 from tokenmix_commands.options.slurm import slurm_options
 from tokenmix_commands.options.values import PATH
 from tokenmix_commands.output.for_programs import JSON, head_values, plan_values, print_json
@@ -150,7 +150,7 @@ def status(store: Path, as_json: bool, watch: bool, errors: bool) -> None:
     ],
 )
 @fit_options
-@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The head's file, for `extract --head`.")
+@run_option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The head's file, for `extract --head`.")
 @JSON
 def fit_head(images: Path, output: Path, teacher: TeacherSpec, options: FitOptions, as_json: bool) -> None:
     """Teach a teacher your own classes, for `extract --head`.

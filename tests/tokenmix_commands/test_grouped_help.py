@@ -47,6 +47,7 @@ def test_pages_fit_a_terminal_of_80_columns(name: str) -> None:
     lines = page(name) if name else page()
     examples = lines.index("Examples:" if "Examples:" in lines else "Example:" if name else "From images to maps:")
     assert all(len(line) <= 80 and not line.endswith("...") for line in lines[1:examples])
+    assert not [line for line in lines[:examples] if re.search(r"\w-$", line)], "words are broken at their hyphens"
     assert all(len(line) <= 88 for line in lines[examples:])  # to be copied, so that no width wraps them
 
 

@@ -43,8 +43,8 @@ from tokenmix_commands.options.values import (
 
 _BACKBONE = [
     teacher_option("--teacher", required=True, metavar="NAME", shell_complete=named_teachers,
-                   help="nfnet_f6, resnet101, resnet26, efficientnet_lite0, any other model of timm's, hf-hub:NAME, "
-                   "local-dir:PATH, or saliency."),
+                   help="Any model of timm's, local-dir:PATH, hf-hub:NAME, or nfnet_f6, resnet101, resnet26, "
+                   "efficientnet_lite0, saliency."),
     teacher_option("--pretrained", is_flag=True, help="Use timm's weights for this name."),
     teacher_option("--checkpoint", type=PATH, metavar="FILE",
                    help="Weights: .safetensors, or .pth (read as weights only)."),

@@ -15,14 +15,14 @@ from tokenmix_commands.options.values import PATH
 
 _slurm = options_under("Slurm")
 _SLURM_OPTIONS = [
-    _slurm("--tasks", type=click.IntRange(1), required=True, help="Workers: the length of the array."),
-    _slurm("--parallel", type=click.IntRange(1), help="Of these at the same time."),
+    _slurm("--tasks", type=click.IntRange(1), required=True, metavar="N", help="Workers: the length of the array."),
+    _slurm("--parallel", type=click.IntRange(1), metavar="N", help="Of these at the same time."),
     _slurm("--partition", metavar="NAME", help="Where the tasks run; default: the cluster's."),
     _slurm("--account", metavar="NAME", help="Whom they are charged to."),
     _slurm("--qos", metavar="NAME", help="Their quality of service."),
     _slurm("--time", metavar="[D-]HH:MM:SS", help="Limit per task; whatever is left then is requeued."),
     _slurm("--gpus", metavar="[TYPE:]N", help="Per task."),
-    _slurm("--cpus-per-task", type=click.IntRange(1), help="As many as decoding processes, and one."),
+    _slurm("--cpus-per-task", type=click.IntRange(1), metavar="N", help="As many as decoding processes, and one."),
     _slurm("--mem", metavar="SIZE", help="Per task."),
     _slurm("--constraint", metavar="TEXT", help="Features that the nodes must have."),
     _slurm("--warn", "warn_s", type=click.IntRange(1), default=120, show_default=True, metavar="SECONDS",
