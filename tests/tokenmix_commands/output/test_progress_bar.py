@@ -7,6 +7,7 @@ import re
 import select
 import struct
 import termios
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 
 from extract.job.progress import Progress
 from store.checking.predictions import Confusion
-from tokenmix_commands.output import progress_bar
 from tokenmix_commands.output.progress_bar import show_progress
 
 
@@ -85,7 +85,7 @@ def test_maps_that_are_not_judged_have_no_top_1() -> None:
 def test_a_log_has_lines_at_intervals_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ten seconds at first, every minute of a long job, however quick its batches."""
     clock = [0.0]
-    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: 1000 + clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: 1000 + clock[0])
     log = io.StringIO()
     with show_progress(log) as on_progress:
         for second in range(1, 3601):
