@@ -56,4 +56,6 @@ def test_quoted_messages_are_those_of_the_code() -> None:
 
 
 def test_an_invented_message_would_be_noticed() -> None:
-    assert said_by_the_code("maps: expected a store with at least one shard, found none; make one, then try again") < 0.4
+    assert (
+        said_by_the_code("maps: expected a store with at least one shard, found none; make one, then try again") < 0.4
+    )
