@@ -50,7 +50,7 @@ def push(path: StrPath, url: StrPath, *, on_progress: OnProgress = silent) -> Tr
 
     def count(sent: Sent) -> None:
         nonlocal done
-        done += sent.nbytes
+        done += manifest.files[sent.name].nbytes if sent.name in manifest.files else 0
         on_progress(done, total)
 
     on_progress(0, total)

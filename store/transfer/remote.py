@@ -27,11 +27,6 @@ class Sent(NamedTuple):
     name: str
     source: Path | bytes
 
-    @property
-    def nbytes(self) -> int:
-        """Its length."""
-        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
-
 
 class Remote:
     """Whatever fsspec knows; a file appears whole, as objects do. Errors are TransferErrors that name the URL."""
@@ -123,7 +118,8 @@ def remote_errors(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         expected, remedy = _explain(error)
-        raise TransferError(f"{where}: expected {expected}, found {type(error).__name__}: {error}; {remedy}") from error
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TransferError(f"{where}: expected {expected}, found {found}; {remedy}") from error
 
 
 def _explain(error: Exception) -> tuple[str, str]:
@@ -133,8 +129,12 @@ def _explain(error: Exception) -> tuple[str, str]:
         return "the permission", "log in (`hf auth login`, `aws configure`), or ask the owner for access"
     if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
         return "an existing place", "check the URL; a bucket must be there before anything is pushed to it"
+    if status in (409, 412):
+        return "that nobody changed the place meanwhile", "run again"
     if isinstance(error, NotImplementedError):
         return "a place that can be written to", "give another URL"
+    if isinstance(error.__cause__, Exception):
+        return _explain(error.__cause__)
     return "an answer", "check the network and run again: files that have arrived are kept"
 
 
