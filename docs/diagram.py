@@ -130,15 +130,14 @@ def draw() -> str:
         title(218, "For every batch", ": MapDataset and TokenMix"),
         at(24, low, picture_a(FLIPPED_A), "image a, flipped"), at(150, low, heat(map_a), "its map, too"),
         at(24, low + 146, picture_b(), "its partner b"), at(150, low + 146, heat(map_b), "and its map"),
-        arrow(266, low + 127), at(310, low + 73, mask(), "mask: what stays of a"), arrow(426, low + 127),
-        at(470, low + 73, mixed(), "the mixed image"), arrow(586, low + 127),
-        targets(636, low + 105, a, b),
-        f'<text class="small" x="636" y="{low + 194}">score: the evidence</text>',
-        f'<text class="small" x="636" y="{low + 212}">that stays visible</text>',
+        arrow(266, low + 54), at(310, low, mask(), "mask: what stays of a"), arrow(426, low + 54),
+        at(470, low, mixed(), "the mixed image"),
+        targets(310, low + 172, a, b),
+        f'<text class="small" x="310" y="{low + 254}">score: the evidence that stays visible</text>',
     ]  # fmt: skip
     described = "A teacher makes a map of every image once; for every batch the maps score what a mask leaves visible"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 520" role="img" aria-label="{described}">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 520" role="img" aria-label="{described}">\n'
         f"<style>{STYLE}\n</style>\n" + "\n".join(parts) + "\n</svg>"
     )
 
