@@ -27,7 +27,7 @@ docs: .venv/.ready
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt -r pyproject.toml --extra docs
 	rm -rf build/docs && mkdir -p build/docs/source
 	tar --exclude=__pycache__ -cf - README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs recipes benchmarks | tar -xf - -C build/docs/source
-	$(BIN)/zensical build --strict
+	$(BIN)/zensical build --clean --strict
 
 # Figures 3 to 8 of the paper; the part with objects needs Debian's tuxpaint-stamps-default, see recipes/cut_outs.
 gallery: .venv/.ready
@@ -60,4 +60,4 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .uv demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .uv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache
