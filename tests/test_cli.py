@@ -160,6 +160,38 @@ def test_show_names_a_file_that_no_file_system_takes(maps: Path, images: Path, t
     fails(tokenmix("show", maps, "--images", images, "-o", tmp_path / f"{'x' * 300}.png"), "File name too long", code=1)
 
 
+def test_report_writes_a_page(maps: Path, images: Path, tmp_path: Path) -> None:
+    report = ("report", maps, "--images", images, "--samples", 5)
+    for output, page in (("page.html", "page.html"), ("site", "site/index.html"), ("site", "site/index.html")):
+        result = tokenmix(*report, "-o", tmp_path / output)
+        assert result.exit_code == 0, result.output
+        assert f"{tmp_path / page}: 0." in result.output
+        assert (tmp_path / page).read_text("utf-8").count("its map over the photograph") == 5
+
+
+def test_report_refuses_before_it_works(maps: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.html").write_text("mine")
+    report = ("report", maps, "--images", images, "-o")
+    fails(tokenmix(*report, tmp_path / "mine.html"), "expected nothing or an earlier report, found something else")
+    fails(tokenmix(*report, tmp_path / "no" / "page.html"), "expected a folder", "found nothing")
+    fails(tokenmix(*report, images / "site"), "expected a report outside of the images' folder")
+    fails(tokenmix(*report, tmp_path / f"{'x' * 300}.html"), "File name too long")
+    fails(tokenmix("report", maps, "-o", tmp_path / "a.html"), "--images", code=2)
+    fails(tokenmix("report", maps, "--images", tmp_path / "none", "-o", tmp_path / "a.html"), "found nothing")
+    fails(tokenmix("report", tmp_path, "--images", images, "-o", tmp_path / "a.html"), "not a store")
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
+    assert not (images / "site").exists()
+
+
+def test_report_without_its_packages(maps: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("tokenmix_loader.figures.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = tokenmix("report", maps, "--images", images, "-o", tmp_path / "page.html")
+    fails(result, "expected the package matplotlib, found none; pip install 'tokenmix-maps[figures]'")
+
+
 @pytest.mark.parametrize("name", ["extract", "store", "tokenmix_loader", "tokenmix_commands"])
 def test_a_module_of_the_users_own_that_is_called_like_ours(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("raise AssertionError('must not run')")

@@ -14,7 +14,7 @@ if getattr(store, "FORMAT_NAME", None) != "tokenmix-maps":
     )
 
 from store import Header, MapStore, StoreError, StoreMismatch, unreadable_rows
-from store.checking.predictions import StoredPredictions, exchanged, is_untrained, read_predictions
+from store.checking.predictions import Confusion, StoredPredictions, exchanged, is_untrained
 from store.fingerprint import difference_of, report_of, spread
 from store.folder.claims import list_shards
 from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
@@ -28,6 +28,7 @@ __all__ = [
     "STATUS_OK",
     "UNKNOWN",
     "UPRIGHT",
+    "Confusion",
     "Header",
     "MapStore",
     "StoreError",
@@ -44,7 +45,6 @@ __all__ = [
     "name_of",
     "names_or_numbers",
     "open_store",
-    "read_predictions",
     "report_of",
     "spread",
     "unreadable_rows",

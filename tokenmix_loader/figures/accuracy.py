@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tokenmix_loader.store_access import Header, StoredPredictions, exchanged, is_untrained
+import numpy as np
+
+from tokenmix_loader.store_access import (
+    STATUS_OK,
+    Confusion,
+    Header,
+    MapStore,
+    StoredPredictions,
+    exchanged,
+    is_untrained,
+)
 
 
 class ClassLine(NamedTuple):
@@ -42,6 +52,14 @@ class OutputNames:
     def __getitem__(self, output: int) -> str:
         """The name."""
         return self._names.get(output, f"output {output} of the teacher")
+
+
+def predictions_of(maps: MapStore) -> StoredPredictions:
+    """As `read_predictions` has it, of columns that this store has read anyway."""
+    ok, confusion = maps.statuses == STATUS_OK, Confusion(maps.header.teacher_class)
+    confusion.add(maps.labels, np.where(ok, maps.predictions, -1))
+    unreadable, complete = int((maps.finished & ~ok).sum()), bool(maps.finished.all())
+    return StoredPredictions(maps.header, confusion, unreadable, broken=0, complete=complete)
 
 
 def accuracy_of(stored: StoredPredictions) -> Accuracy:

@@ -12,11 +12,12 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tokenmix_loader.figures.pairs import HEAT
 
 Floats = npt.NDArray[np.floating]
-BINS = 24
+BINS = 20  # a whole number of percent each, of shares
 # What stands for a colour of the page until the SVG is made: matplotlib knows no CSS variables.
 INK, BAR, MARK = "#010101", "#020202", "#030303"
 _VARIABLES = {INK: "var(--ink-soft)", BAR: "var(--bar)", MARK: "var(--mark)"}
@@ -49,7 +50,8 @@ def histogram(
         if mark is not None:
             axes.axvline(mark, color=MARK, linestyle=(0, (4, 3)), linewidth=1.5)
         axes.set(xlabel=xlabel, ylabel=ylabel, xlim=limits)
-        axes.locator_params(nbins=5)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         return _svg(figure, alt)
 
 

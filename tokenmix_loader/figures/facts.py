@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokenmix_loader.store_access import HEADER_FILE, Header, MapStore, list_shards, unreadable_rows
+from tokenmix_loader.store_access import HEADER_FILE, STATUS_OK, Header, MapStore, list_shards, unreadable_rows
 
 MOST_BAD = 200  # unreadable images that are listed
 LEAST_S = 0.5  # between the first file and the last of a store that was made here
@@ -66,7 +66,7 @@ def facts_of(store: str | Path, maps: MapStore) -> Facts:
         at_work=len({(claim.host, claim.pid) for claim in listing.claims if not claim.dead}),
         nbytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
         speed=_speed(rows, (path / HEADER_FILE).stat().st_mtime, list(listing.finished.values())),
-        bad=list(islice(unreadable_rows(path), MOST_BAD)),
+        bad=list(islice(unreadable_rows(path), MOST_BAD)) if (maps.statuses[maps.finished] != STATUS_OK).any() else [],
     )
 
 

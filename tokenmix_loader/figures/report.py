@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tokenmix_loader.figures.accuracy import Accuracy, accuracy_of
+from tokenmix_loader.figures.accuracy import Accuracy, accuracy_of, predictions_of
 from tokenmix_loader.figures.charts import heat_map, histogram
 from tokenmix_loader.figures.facts import Facts, facts_of
 from tokenmix_loader.figures.gallery import Group, readable, sort_samples
@@ -20,7 +20,7 @@ from tokenmix_loader.figures.thumbnails import data_uri
 from tokenmix_loader.join.original_images import Images
 from tokenmix_loader.scoring.evidence import AUTO, EVIDENCE, evidence_for
 from tokenmix_loader.shapes import require_choice, require_count
-from tokenmix_loader.store_access import StoredPredictions, read_predictions
+from tokenmix_loader.store_access import StoredPredictions
 
 MIXES = 6
 MANY_EMPTY = 0.05  # share of the maps above which the page warns
@@ -63,7 +63,7 @@ def write_report(
     chosen = evidence_for(joined.maps.kind, evidence)
     drawn = draw_samples(joined, samples, chosen, np.random.default_rng(seed))
     groups = sort_samples(joined, drawn)
-    stored = read_predictions(Path(store), joined.maps.header)
+    stored = predictions_of(joined.maps)
     facts, accuracy = facts_of(store, joined.maps), accuracy_of(stored)
     write_page(
         target,

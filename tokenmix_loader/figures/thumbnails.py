@@ -12,8 +12,8 @@ from PIL import Image
 from tokenmix_loader.figures.pairs import HEAT
 
 Floats = npt.NDArray[np.floating]
-SIDE_PX = 160  # of a thumbnail's longer side
-DIM, UNSEEN = 0.5, 0.2  # what is left of the photograph's light without evidence, and where the teacher did not look
+SIDE_PX = 192  # of a thumbnail's longer side
+DIM, UNSEEN = 0.6, 0.25  # what is left of the photograph's light without evidence, and where the teacher did not look
 TINT = 0.5  # at most so much of a colour over the photograph, which must stay recognisable
 
 

@@ -147,7 +147,7 @@ def test_links_lead_to_their_sections(browser: Browser, report: Path) -> None:
 def test_it_has_landmarks_and_headings_in_order(browser: Browser, report: Path) -> None:
     page, _ = open_page(browser, report, "desktop")
     for landmark in ("banner", "navigation", "main", "contentinfo"):
-        assert page.get_by_role(landmark).count() == 1, landmark  # type: ignore[arg-type]
+        assert page.get_by_role(landmark).count() == 1, landmark
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(one => Number(one.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
