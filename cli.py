@@ -31,12 +31,13 @@ from tokenmix_commands.grouped_help import Commands  # noqa: E402
 from tokenmix_commands.look_after import drop_extension, info, verify  # noqa: E402
 from tokenmix_commands.look_and_train import bench, report, show  # noqa: E402
 from tokenmix_commands.make_maps import extract, fit_head, plan, status, submit  # noqa: E402
+from tokenmix_commands.share import pull, push  # noqa: E402
 
 SECTIONS = {
     "Make maps": [plan, extract, submit, status, fit_head],
     "Look after a store": [verify, info, drop_extension],
     "Look at maps and train": [show, report, bench],
-    "Share and exchange": [import_, export],
+    "Share and exchange": [push, pull, import_, export],
 }
 FIRST_STEPS = [
     "tokenmix extract imagenet/train maps --teacher resnet101 --pretrained",

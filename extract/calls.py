@@ -198,9 +198,10 @@ def verify(
     Raises StoreError where there is no readable header, ValueError for what needs images, without them.
     """
     from extract.audit.verdict import verify_all
+    from store import local_store
 
     return verify_all(
-        Path(store),
+        local_store(store),
         images=images,
         repair=repair,
         retry_unreadable=retry_unreadable,

@@ -11,7 +11,7 @@ import click
 import extract as calls
 from tokenmix_commands.grouped_help import Argument, command
 from tokenmix_commands.options.job import import_options
-from tokenmix_commands.options.shared import CLASS_MAP, IMAGES, NEW_STORE, STORE
+from tokenmix_commands.options.shared import ANY_STORE, CLASS_MAP, IMAGES, NEW_STORE
 from tokenmix_commands.options.values import PATH
 from tokenmix_commands.output.store_lines import spell_view
 from tokenmix_commands.output.terminal import finish, running_job, user_errors
@@ -49,7 +49,7 @@ def import_(form: str, tree: Path, images: Path, store: Path, class_map: Path | 
 @command(examples=["tokenmix export tokenlabeling maps label_top5"])
 @click.argument("form", metavar="FORMAT", type=click.Choice(["tokenlabeling"]), cls=Argument,
                 explained="tokenlabeling.")  # fmt: skip
-@STORE
+@ANY_STORE
 @click.argument("target", metavar="DST", type=PATH, cls=Argument, explained="The folder to write.")
 def export(form: str, store: Path, target: Path) -> None:
     """Write maps as TokenLabeling's loader reads them.

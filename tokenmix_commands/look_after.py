@@ -9,7 +9,7 @@ import click
 
 import extract as calls
 from tokenmix_commands.grouped_help import command
-from tokenmix_commands.options.shared import STORE
+from tokenmix_commands.options.shared import ANY_STORE, STORE
 from tokenmix_commands.options.values import PATH
 from tokenmix_commands.output.for_programs import JSON, info_values, print_json, verdict_values
 from tokenmix_commands.output.store_lines import describe_header, describe_predictions
@@ -23,7 +23,7 @@ from tokenmix_commands.output.terminal import user_errors
         "tokenmix verify maps --repair && tokenmix extract imagenet/train maps ...",
     ]
 )
-@STORE
+@ANY_STORE
 @click.option("--images", type=PATH, help="Also check that these are the same names, labels and files.")
 @click.option("--sample", type=click.IntRange(0), metavar="N",
               help="Compare only N files of --images, evenly spread; default: all.")  # fmt: skip
@@ -81,7 +81,7 @@ def verify(
 
 
 @command(examples=["tokenmix info maps", "tokenmix info maps --json | jq .teacher"])
-@STORE
+@ANY_STORE
 @JSON
 def info(store: Path, as_json: bool) -> None:
     """What STORE contains, and how it was made."""

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from tokenmix_commands.grouped_help import command
-from tokenmix_commands.options.shared import ORIGINAL_IMAGES, STORE
+from tokenmix_commands.options.shared import ANY_STORE, ORIGINAL_IMAGES
 from tokenmix_commands.options.values import PATH, even, picture_path
 from tokenmix_commands.output.for_programs import JSON, bench_values, print_json
 from tokenmix_commands.output.terminal import fail, user_errors
 
 
 @command(examples=["tokenmix show maps --images imagenet/train -o maps.png"])
-@STORE
+@ANY_STORE
 @ORIGINAL_IMAGES
 @click.option("-o", "--output", type=PATH, required=True, callback=picture_path, metavar="FILE",
               help="The picture to write, .png or another format, by its ending.")  # fmt: skip
@@ -45,7 +45,7 @@ def show(
 
 
 @command(examples=["tokenmix report maps --images imagenet/train -o report.html"])
-@STORE
+@ANY_STORE
 @ORIGINAL_IMAGES
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE|FOLDER",
               help="The page to write: a name that ends in .html, or a folder, in which it is index.html.")  # fmt: skip
@@ -76,7 +76,7 @@ def report(store: Path, images: Path, output: Path, samples: int, seed: int, evi
 
 
 @command(examples=["tokenmix bench maps --images imagenet/train --workers 8"])
-@STORE
+@ANY_STORE
 @ORIGINAL_IMAGES
 @click.option("--samples", type=click.IntRange(2), default=1024, show_default=True, metavar="N",
               help="Images per pass.")  # fmt: skip

@@ -9,6 +9,7 @@ import click
 
 from extract.settings.check import CHOICES
 from tokenmix_commands.grouped_help import Argument, Decorator, options_under
+from tokenmix_commands.options.store_place import StorePlace
 from tokenmix_commands.options.values import PATH, Range
 
 Callback = Callable[..., None]  # what becomes a command
@@ -20,9 +21,11 @@ images_option = options_under("The images")
 run_option = options_under("The run")
 
 IMAGES_ARE = "A folder with a sub-folder per class, a .tar of one, hfds/NAME[:SPLIT] or wds/FOLDER."
-store_argument = partial(click.argument, "store", type=PATH, cls=Argument)
-STORE = store_argument(explained="The folder of the maps, as `extract` wrote it.")
-NEW_STORE = store_argument(explained="The folder to write the maps to, made where it is not there.")
+store_argument = partial(click.argument, "store", cls=Argument)
+STORE = store_argument(type=StorePlace(urls=False), explained="The folder of the maps, as `extract` wrote it.")
+ANY_STORE = store_argument(type=StorePlace(urls=True), explained="The folder of the maps, or where they were pushed.")
+NEW_STORE = store_argument(type=StorePlace(urls=False),
+                           explained="The folder to write the maps to, made where it is not there.")  # fmt: skip
 IMAGES = click.argument("images", type=PATH, cls=Argument, explained=IMAGES_ARE)
 ORIGINAL_IMAGES = click.option("--images", type=PATH, required=True, metavar="IMAGES",
                                help="Those that the maps were made from, as `extract` was given them.")  # fmt: skip

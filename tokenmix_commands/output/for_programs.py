@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from extract.audit.verdict import Verdict
     from extract.job.plan import Plan
     from extract.teacher.heads import LinearHead
-    from store import Header
+    from store import Header, Transfer
     from tokenmix_loader.bench import BenchReport
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One object, for programs: docs/command-line.md.")
@@ -86,6 +86,19 @@ def info_values(store: Path, header: Header) -> dict[str, Any]:
         "shards_present": len(present_shards(store, header)),
         "content_digest": header.content_digest,
         **prediction_state(store, header),
+    }
+
+
+def transfer_values(done: Transfer) -> dict[str, Any]:
+    """What a push or pull did."""
+    return {
+        "url": done.url,
+        "store": str(done.store),
+        "content_digest": done.content_digest,
+        "files": done.files,
+        "bytes": done.nbytes,
+        "moved_files": done.moved,
+        "moved_bytes": done.moved_nbytes,
     }
 
 

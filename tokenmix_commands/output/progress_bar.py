@@ -56,6 +56,18 @@ def show_count(what: str) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
+@contextmanager
+def show_bytes() -> Iterator[Callable[[int, int], object]]:
+    """Yield what is called with how many of how many bytes have travelled; a bar on a terminal."""
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, delay=0.5, dynamic_ncols=True) as bar:
+
+        def redraw(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield redraw
+
+
 class _LogLines:
     def __init__(self, stream: TextIO, figure: str):
         self._stream, self._figure = stream, figure
