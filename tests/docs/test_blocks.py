@@ -216,6 +216,7 @@ def test_the_job(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_python("docs/extract.md: import extract")["report"].complete
     drawn = run(CODE["docs/gallery.md: tokenmix show MAPS --images IMAGES -o targets.png"].text.replace("MAPS", "maps"))
     assert "targets.png" in drawn
+    assert "report.html: 0." in run(CODE["docs/report.md: tokenmix report maps --images imagenet/train -o re"].text)
 
 
 def test_a_head_of_one_s_own(maps: Path) -> None:
@@ -311,5 +312,6 @@ RUN_HERE = [
     "docs/masks.md: from tokenmix_loader import CoMixSettings, PuzzleS",
     "docs/masks.md: def saliency(images):  # as they are given to Toke",
     "docs/own-data.md: tokenmix fit-head IMAGES -o head.safetensors --tea",
+    "docs/report.md: tokenmix report maps --images imagenet/train -o re",
     "docs/timm.md: from tokenmix_loader import MapJoin",
 ]
