@@ -7,7 +7,7 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo gallery reproduce-small test test-slow test-slurm test-browser lint format clean
+.PHONY: demo gallery reproduce-small test test-slow test-slurm test-browser test-kills test-s3 lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
@@ -50,6 +50,18 @@ test-slurm: .venv/.ready
 test-browser: .venv/.ready
 	$(BIN)/python -m pytest -m browser
 
+test-kills: .venv/.ready
+	$(BIN)/python -m pytest -m kills
+
+# Its client needs an older python-dateutil than the constraints have.
+.venv-s3/.ready: tests/store/transfer/s3-requirements.txt | $(UV)
+	test -x .venv-s3/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-s3
+	$(UV) pip install --quiet --python .venv-s3/bin/python --requirement $<
+	touch $@
+
+test-s3: .venv-s3/.ready
+	.venv-s3/bin/python -m pytest -m s3 tests/store/transfer/test_s3.py
+
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,4 +72,4 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .uv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-s3 .uv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -40,6 +40,10 @@ ELSEWHERE = {
     "tests/tokenmix_loader/mixing/test_timm_train.py": [
         "docs/timm.md: +import numpy as np",
     ],
+    "tests/store/transfer/test_sharing_page.py": [
+        "docs/sharing.md: pip install 'tokenmix-maps[share]'",
+        "docs/sharing.md: from tokenmix_loader import MapStore",
+    ],
     "tests/tokenmix_commands/test_completion.py": [
         'docs/command-line.md: eval "$(_TOKENMIX_COMPLETE=bash_source tokenmix)"',
     ],
