@@ -7,7 +7,7 @@ export UV_LINK_MODE ?= copy
 # torch and timm take 10 s to import where byte code may not be cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo gallery reproduce-small test test-slow test-slurm test-browser test-kills test-s3 lint format clean
+.PHONY: demo docs gallery reproduce-small test test-slow test-slurm test-browser test-kills test-s3 lint format clean
 .DELETE_ON_ERROR:
 
 $(UV):
