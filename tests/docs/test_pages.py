@@ -53,3 +53,10 @@ def test_the_diagram_is_drawn_by_its_script() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_make_takes_no_folder_for_a_target() -> None:
+    """`docs` and `demo` are folders, too: without a line of .PHONY make would find them up to date and do nothing."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
+    assert set(re.findall(r"^([a-z][\w-]*):", makefile, re.M)) <= set(" ".join(phony).split())
