@@ -19,8 +19,8 @@ def url_of(place: StrPath) -> str | None:
     if match is None or (match["slashes"] == "/" and (isinstance(place, str) or os.path.lexists(text))):
         return None
     rest = match["rest"].rstrip("/")
-    if match["protocol"] in ("file", "local"):
-        return f"file:///{rest.lstrip('/')}"
+    if match["protocol"] in ("file", "local"):  # as fsspec has it, relative where no slash begins it
+        return f"file://{os.path.abspath(rest if match['slashes'] == '//' else '/' + rest)}"
     return f"{match['protocol']}://{rest}"
 
 

@@ -40,7 +40,7 @@ def pull(url: StrPath, path: StrPath, *, on_progress: OnProgress = silent, say: 
     Raises StoreMismatch where `path` holds another store, a later state, or sound files that differ; TransferError
     where the URL holds no complete store, cannot be reached, or gives other bytes than it says.
     """
-    target = Path(path).absolute()
+    target = Path(path).resolve()  # a link to a folder stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.pull.lock"), lambda: say(f"{target}: another process pulls it")):
         remote = open_remote(url)

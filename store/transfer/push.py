@@ -12,7 +12,7 @@ from store.folder.files import StrPath, require_all_shards
 from store.format.checksum import CHECKSUM_NBYTES
 from store.format.header import Header
 from store.spec import CARD_FILE, MANIFEST_FILE
-from store.transfer.card import make_card
+from store.transfer.card import BEGIN, make_card
 from store.transfer.hub import HubRemote
 from store.transfer.manifest import Manifest, digest_file, header_number, in_order, is_store_file, store_files
 from store.transfer.places import open_remote
@@ -129,6 +129,8 @@ def _card(folder: Path, remote: Remote, header: Header, manifest: Manifest, size
     """The card as a file to send; none where it stays as it is. One that was pulled with the store goes on with it."""
     here = folder / CARD_FILE
     present: bytes | None = here.read_bytes() if here.is_file() else None
+    if present is not None and BEGIN.encode() not in present:  # some other page, which is no part of the store
+        present = None
     if CARD_FILE in sizes:
         present = remote.read(CARD_FILE)
     try:

@@ -127,7 +127,7 @@ def _explain(error: Exception) -> tuple[str, str]:
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client's errors
     if isinstance(error, PermissionError) or status in (401, 403):
         return "the permission", "log in (`hf auth login`, `aws configure`), or ask the owner for access"
-    if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) or status == 404:
         return "an existing place", "check the URL; a bucket must be there before anything is pushed to it"
     if status in (409, 412):
         return "that nobody changed the place meanwhile", "run again"

@@ -17,6 +17,8 @@ from store.transfer.remote import in_parallel
 
 def expect_target(target: Path, header: Header) -> bool:
     """Whether the target holds a state of this store, which can be added to; False where nothing is there."""
+    if os.path.ismount(target):
+        raise StoreError(f"{target}: expected a folder that can be renamed, found a mount point; give a folder in it")
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return False
     if not (target / HEADER_FILE).exists():

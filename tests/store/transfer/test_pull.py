@@ -128,7 +128,12 @@ def test_what_is_in_the_way_stays(tmp_path: Path, there: Path) -> None:
             pull(there, tmp_path / name)
     assert verify(other).ok
     (tmp_path / "empty").mkdir()
-    assert pull(there, tmp_path / "empty").moved == 7
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert pull(there, tmp_path / "link").moved == 7
+    assert (tmp_path / "link").is_symlink()
+    assert verify(tmp_path / "empty").ok
+    with pytest.raises(StoreError, match="expected a folder that can be renamed, found a mount point; give a folder"):
+        pull(there, "/proc")
 
 
 def test_somebody_elses_folder_is_not_taken_for_parts(tmp_path: Path, there: Path) -> None:

@@ -134,9 +134,11 @@ def test_an_incomplete_or_damaged_store_is_not_pushed(tmp_path: Path, whole: Pat
 
 def test_what_is_no_part_of_a_store_stays_here(tmp_path: Path, whole: Path) -> None:
     maps = shutil.copytree(whole, tmp_path / "maps")
-    (maps / "passwords.txt").write_text("secret")
+    for name in ("passwords.txt", "README.md", "manifest.json"):
+        (maps / name).write_text("secret")
     push(maps, tmp_path / "there")
-    assert not (tmp_path / "there" / "passwords.txt").exists()
+    assert contents(tmp_path / "there").keys() == contents(whole).keys() | {"README.md", "manifest.json"}
+    assert not [name for name, text in contents(tmp_path / "there").items() if b"secret" in text]
 
 
 def test_another_store_is_not_overwritten(tmp_path: Path, whole: Path) -> None:

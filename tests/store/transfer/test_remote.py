@@ -168,6 +168,7 @@ def test_passwords_are_not_shown(whole: Path, monkeypatch: pytest.MonkeyPatch) -
         (Path("hf://datasets/me/maps@v1"), "hf://datasets/me/maps@v1"),
         ("simplecache::s3://bucket/a", "simplecache::s3://bucket/a"),
         (Path("file:///data/a"), "file:///data/a"),
+        ("file://a", f"file://{Path.cwd()}/a"),
         ("maps", None),
         ("/data/s3:/x", None),
         ("s3:/x", None),
@@ -176,4 +177,5 @@ def test_passwords_are_not_shown(whole: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_urls_are_told_from_paths(place: str | Path, url: str | None) -> None:
     assert url_of(place) == url
-    assert path_of(place) == (Path("/data/a") if url == "file:///data/a" else None if url else Path(place))
+    expected = None if url else Path(place)
+    assert path_of(place) == (Path(url.removeprefix("file://")) if url and url.startswith("file") else expected)
