@@ -22,99 +22,15 @@ from cli import main
 from extract.job import plan as making_plans
 from tests.docs.blocks import ALL, INDENTED, PAGES, ROOT, SHELL, Block
 from tests.docs.commands import commands_in_text, fault_of, unknown_in
+from tests.docs.listed import ELSEWHERE, NOT_RUN
 from tokenmix_loader import MapDataset, MapStore, MapTarget, TokenMix, TokenMixCollate, TokenTargets
 
-# The tests that run blocks and read their pages -> these blocks.
-ELSEWHERE = {
-    "tests/test_readme.py": [
-        "README.md: import numpy as np, timm, torch",
-    ],
-    "tests/store/format/test_format_page.py": [
-        "docs/format.md: import json",
-    ],
-    "tests/tokenmix_loader/mixing/test_loops_page.py": [
-        "docs/loops.md: import numpy as np",
-        "docs/loops.md: from tokenmix_loader import MapTarget",
-        "docs/loops.md: collate = TokenMixCollate(store, (14, 14), num_cla",
-    ],
-    "tests/tokenmix_loader/mixing/test_timm_train.py": [
-        "docs/timm.md: +import numpy as np",
-    ],
-    "tests/store/transfer/test_sharing_page.py": [
-        "docs/sharing.md: pip install 'tokenmix-maps[share]'",
-        "docs/sharing.md: from tokenmix_loader import MapStore",
-    ],
-    "tests/tokenmix_commands/test_completion.py": [
-        'docs/command-line.md: eval "$(_TOKENMIX_COMPLETE=bash_source tokenmix)"',
-    ],
-}
-# Why blocks are not run -> these blocks; their commands are parsed.
-NOT_RUN = {
-    "minutes; the demos have tests in tests/recipes": [
-        "README.md: make demo     # the main job on real photographs,",
-    ],
-    "needs ImageNet and weights from a model hub": [
-        "README.md: pip install '.[fast]'     # in a checkout; `fast`",
-        "docs/importing.md: tokenmix extract imagenet/train maps --teacher nfn",
-        "recipes/train/tables.md: tokenmix extract imagenet/train maps --teacher nfn",
-    ],
-    "tests themselves": [
-        "CONTRIBUTING.md: .venv/bin/python -m pytest tests/tokenmix_loader/s",
-    ],
-    "needs a cluster": [
-        "docs/cluster.md: tokenmix submit IMAGES STORE --teacher resnet101 -",
-    ],
-    "needs jq, which is no dependency, and waits for a job": [
-        "docs/command-line.md: until [ \"$(tokenmix status maps --json | jq '.rows",
-    ],
-    "tests/recipes/test_evaluate.py has it with small students": [
-        "docs/gallery.md: python -m recipes.evaluate.attention IMAGES --mode",
-        "docs/gallery.md: python -m recipes.evaluate.confidences IMAGES --ch",
-    ],
-    "tests/recipes/test_occlusion.py has it with small students": [
-        "docs/gallery.md: python -m recipes.evaluate.occlusion IMAGES --chec",
-    ],
-    "tests/recipes/test_evaluate.py has it": [
-        "docs/gallery.md: python -m recipes.evaluate.masks IMAGES MAPS",
-        "docs/gallery.md: python -m recipes.evaluate.salient_area IMAGES MAP",
-    ],
-    "needs the published archives; tests/extract/published has it with small ones": [
-        "docs/importing.md: tokenmix import tokenlabeling label_top5_train_nfn",
-    ],
-    "tests/recipes/test_occlusion.py has it with a small student": [
-        "docs/loops.md: python -m recipes.evaluate.occlusion imagenet/val",
-    ],
-    "a training of days; tests/recipes/test_train.py has it with a small student": [
-        "docs/timm.md: python -m recipes.train.train IMAGES MAPS --val VA",
-    ],
-    "tests/recipes/test_context_digits.py has fewer images": [
-        "recipes/context_digits/README.md: python -m recipes.context_digits.generate ROOT --c",
-    ],
-    "an hour": [
-        "recipes/context_digits/README.md: python -m recipes.context_digits.train_teacher rec",
-    ],
-    "tests/recipes/test_context_digits.py does so from Python": [
-        "recipes/context_digits/README.md: tokenmix extract ROOT/images MAPS --teacher test_r",
-    ],
-    "installs a package": [
-        "recipes/cut_outs/README.md: apt-get install tuxpaint-stamps-default        # o",
-    ],
-    "needs a mirror of Debian": [
-        "recipes/cut_outs/README.md: apt-get download tuxpaint-stamps-default && dpkg-d",
-    ],
-    "needs weights and an hour": [
-        "recipes/cut_outs/README.md: python -m recipes.cut_outs.choose_labels lite0.pth",
-    ],
-    "trainings of days; tests/recipes/test_train_tables.py gives every row to the program": [
-        "recipes/train/tables.md: python -m recipes.train.train imagenet/train maps",
-    ],
-}
 CODE = {block.name: block for block in ALL if block.language in ("python", "diff", *SHELL) or block.commands}
 PYTHON = {name: block for name, block in CODE.items() if block.language == "python"}
 
 
 def test_every_block_is_run_or_listed_with_a_reason() -> None:
-    """One that fails here is new: run it below, or name the test that does, or list it with the reason."""
+    """One that fails here is new: run it below, or say in listed.py which test does, or why none can."""
     assert len(CODE) == sum(block.language in ("python", "diff", *SHELL) or bool(block.commands) for block in ALL)
     accounted = [*chain(*ELSEWHERE.values(), *NOT_RUN.values()), *RUN_HERE]
     assert sorted(set(CODE) - set(accounted)) == []
