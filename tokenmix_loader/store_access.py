@@ -18,6 +18,7 @@ from store.checking.predictions import Confusion, StoredPredictions, exchanged, 
 from store.fingerprint import difference_of, report_of, spread
 from store.folder.claims import list_shards
 from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
+from store.folder.urls import without_secrets
 from store.format.rows import list_digest
 from store.spec import HEADER_FILE, MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
 from store.table_keys import names_or_numbers
@@ -48,6 +49,7 @@ __all__ = [
     "report_of",
     "spread",
     "unreadable_rows",
+    "without_secrets",
     "write_synced",
 ]
 

@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokenmix_loader.store_access import HEADER_FILE, STATUS_OK, Header, MapStore, list_shards, unreadable_rows
+from tokenmix_loader.store_access import (
+    HEADER_FILE,
+    STATUS_OK,
+    Header,
+    MapStore,
+    list_shards,
+    unreadable_rows,
+    without_secrets,
+)
 
 MOST_BAD = 200  # unreadable images that are listed
 LEAST_S = 0.5  # between the first file and the last of a store that was made here
@@ -53,10 +61,10 @@ class Facts(NamedTuple):
 
 def facts_of(store: str | Path, maps: MapStore) -> Facts:
     """Look at the folder and the header; of the shards only whose images were unreadable."""
-    path, header = Path(store), maps.header
+    path, header = Path(str(maps)), maps.header  # of a URL the folder that it was pulled into
     listing, rows = list_shards(path, header, times=True), int(maps.finished.sum())
     return Facts(
-        path=str(store),
+        path=without_secrets(str(store)),
         header=header,
         kind=KINDS.get(header.kind, header.kind),
         teacher=_teacher(header.teacher),

@@ -17,8 +17,9 @@ from PIL import Image
 
 from extract.images.image_list import ImageList
 from extract.images.listing import list_images
-from store import MapStore, StoreError, StoreMismatch
+from store import MapStore, StoreError, StoreMismatch, push
 from store.folder.head import Head, write_head
+from store.format.rows import list_digest
 from tests.tokenmix_loader.conftest import GRID, StoreMaker, keys_and_labels, size_of
 from tokenmix_loader.figures.report import MIXES, write_report
 from tokenmix_loader.figures.samples import Join, draw_samples, join
@@ -186,6 +187,47 @@ def test_an_unfinished_store_says_so(images: Path, make_store: StoreMaker, tmp_p
     with pytest.raises(StoreError, match="expected a finished shard or more, found none yet; run `tokenmix extract`"):
         write_report(list_images(images), store, tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
+
+
+def test_an_unfinished_store_of_images_in_another_order(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    """Then they are found by key, and images whose shard is missing have none yet."""
+    store, listed = make_kind("label", images, make_store), list_images(images)
+    (store / "shard-00001.h5").unlink()
+    rows = keys_and_labels(images)
+    backwards = Renamed(list(rows)[::-1], np.array([*rows.values()], np.int32)[::-1], listed.class_names, listed)
+    page, _ = report(backwards, store, tmp_path / "page.html")
+    shown = [str(picture["alt"]).rpartition(" ")[2] for picture in page.pictures if "photograph" in str(picture["alt"])]
+    assert sorted(shown) == sorted([*list(rows)[:8], *list(rows)[16:]])
+
+
+def test_without_predictions_nothing_is_said_to_be_right(images: Path, make_store: StoreMaker, tmp_path: Path) -> None:
+    rows = keys_and_labels(images)
+    payload, _ = payload_of("activation", np.random.default_rng(0))
+    dataset = {"root_name": "images", "class_names": ["ant", "bee", "cat"], "teacher_class": [],
+               "digest": list_digest(list(rows), np.array([*rows.values()], np.int32))}  # fmt: skip
+    store = make_store(rows, payload=payload, kind="activation", teacher={"name": "saliency"}, dataset=dataset,
+                       other={"prediction": np.full(N, -1, np.int32)})  # fmt: skip
+    _, text = report(images, Path(str(store)), tmp_path / "page.html", samples=1)
+    assert "there are no predictions that could be compared with the classes" in text
+    assert "The store has no predictions" in text
+    assert "taken for" not in text
+    assert "1 images were drawn" not in text
+
+
+def test_a_store_at_a_url(
+    images: Path, make_store: StoreMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of its folder is asked of the one that it was pulled into; no password stands on the page."""
+    monkeypatch.setenv("TOKENMIX_CACHE", str(tmp_path / "cache"))
+    store = make_kind("label", images, make_store)
+    push(store, "memory://there")
+    text = write_report(list_images(images), "memory://there", tmp_path / "page.html").read_text("utf-8")
+    assert '<bdi class="path">memory://there</bdi>' in text
+    assert "finished: 4 of 4 shards, 30 of 30 images" in text
+    monkeypatch.setattr("store.reading.map_store.local_store", lambda _: store)
+    text = write_report(list_images(images), "ftp://me:secret@there/maps", tmp_path / "page.html").read_text("utf-8")
+    assert "there/maps" in text
+    assert "secret" not in text
 
 
 HOSTILE = "<script>alert('1')</script> & \"<b>\" {{ 7 * 7 }} \u202e"
