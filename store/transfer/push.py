@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from store.checking.verify import require_sound
@@ -44,8 +46,8 @@ def push(path: StrPath, url: StrPath, *, on_progress: OnProgress = silent) -> Tr
     names = store_files(header)
     digests = in_parallel(digest_file, [folder / name for name in names])
     manifest = Manifest(header.content_digest, dict(zip(names, digests, strict=True)))
-    missing = _missing(folder, remote, manifest, sizes, old)
-    files = [Sent(name, folder / name) for name in missing]
+    job = _Push(folder, header, remote, manifest)
+    missing = job.missing(sizes, old)
     total, done = sum(manifest.files[name].nbytes for name in missing), 0
 
     def count(sent: Sent) -> None:
@@ -54,74 +56,83 @@ def push(path: StrPath, url: StrPath, *, on_progress: OnProgress = silent) -> Tr
         on_progress(done, total)
 
     on_progress(0, total)
-    if files or old != manifest:
-        card = _card(folder, remote, header, manifest, sizes)
-        if isinstance(remote, HubRemote):
-            summary = (
-                f"{header.rows} maps of {header.dataset['root_name']}, content digest {header.content_digest[:16]}"
+    if missing or old != manifest:
+        job.send(missing, _card(folder, remote, header, manifest, sizes), old, count)
+    return Transfer(remote.url, folder, header.content_digest, len(names), manifest.nbytes, len(missing), total)
+
+
+@dataclass(frozen=True)
+class _Push:
+    """A store on its way."""
+
+    folder: Path
+    header: Header
+    remote: Remote
+    manifest: Manifest
+
+    def missing(self, sizes: Mapping[str, int], old: Manifest | None) -> list[str]:
+        """The files that are not there as they are here, in the order in which they may become visible.
+
+        `sizes`: what is there; `old`: which digests it has, None: to be told by the checksums.
+        """
+
+        def differs(name: str) -> bool:
+            wanted = self.manifest.files[name]
+            if sizes.get(name) != wanted.nbytes:
+                return True
+            if old is not None and name in old.files:
+                return old.files[name] != wanted
+            last = None if header_number(name) is not None else CHECKSUM_NBYTES  # headers carry none at their end
+            return self.remote.read(name, last) != _last_bytes(self.folder / name, last)
+
+        names = in_order(self.manifest.files)
+        return [name for name, missing in zip(names, in_parallel(differs, names), strict=True) if missing]
+
+    def send(
+        self, missing: Sequence[str], card: Sequence[Sent], old: Manifest | None, count: Callable[[Sent], object]
+    ) -> None:
+        """Make the place what the manifest says; `count` is called with each file that has arrived."""
+        files = [Sent(name, self.folder / name) for name in missing]
+        last = Sent(MANIFEST_FILE, self.manifest.to_json())
+        if isinstance(self.remote, HubRemote):
+            what = f"{self.header.rows} maps of {self.header.dataset['root_name']}"
+            summary = f"{what}, content digest {self.header.content_digest[:16]}"
+            self.remote.commit([*files, *card, last], summary, count)
+            return
+        if old is None or not old.complete or any(name in old.files for name in missing):
+            # else what is pulled meanwhile is the earlier state, of which nothing changes
+            begun = Manifest(self.manifest.content_digest, {}, complete=False)
+            self.remote.send(Sent(MANIFEST_FILE, begun.to_json()))
+        self._send_in_order(files, count)
+        for page in card:
+            self.remote.send(page)
+        if torn := self.missing(self.remote.sizes(), None):
+            raise TransferError(
+                f"{self.remote.url}/{torn[0]}: expected the file that was sent, found another or none; is another push "
+                "at work? Run again"
             )
-            remote.commit([*files, *card, Sent(MANIFEST_FILE, manifest.to_json())], summary, count)
-        else:
-            keep = old is not None and old.complete and not any(name in old.files for name in missing)
-            _send(remote, files, card, manifest, count, keep=keep)
-    return Transfer(remote.url, folder, header.content_digest, len(names), manifest.nbytes, len(files), total)
+        self.remote.send(last)
+
+    def _send_in_order(self, files: Sequence[Sent], count: Callable[[Sent], object]) -> None:
+        """Headers last, and only where nobody else has begun to push another store meanwhile."""
+
+        def send(sent: Sent) -> Sent:
+            self.remote.send(sent)
+            return sent
+
+        for sent in in_parallel(send, [file for file in files if header_number(file.name) is None]):
+            count(sent)
+        sizes = self.remote.sizes()
+        _refuse_other(self.remote, self.header, sizes, read_manifest(self.remote, sizes))
+        for sent in (file for file in files if header_number(file.name) is not None):
+            count(send(sent))
 
 
-def _send(
-    remote: Remote,
-    files: Sequence[Sent],
-    card: Sequence[Sent],
-    manifest: Manifest,
-    count: Callable[[Sent], object],
-    *,
-    keep: bool,
-) -> None:
-    """Send in an order in which nothing unfinished is a store; `keep`: what the old manifest lists stays as it is."""
-
-    def send(sent: Sent) -> Sent:
-        remote.send(sent)
-        return sent
-
-    if not keep:
-        remote.send(Sent(MANIFEST_FILE, Manifest(manifest.content_digest, {}, complete=False).to_json()))
-    for sent in in_parallel(send, [file for file in files if header_number(file.name) is None]):
-        count(sent)
-    for sent in (file for file in files if header_number(file.name) is not None):
-        count(send(sent))
-    for sent in card:
-        remote.send(sent)
-    sizes = remote.sizes()
-    torn = [name for name, digest in manifest.files.items() if sizes.get(name) != digest.nbytes]
-    if torn:
-        raise TransferError(
-            f"{remote.url}/{torn[0]}: expected {manifest.files[torn[0]].nbytes} bytes after the push, found "
-            f"{sizes.get(torn[0], 'no such file')}; is another push at work? Run again"
-        )
-    remote.send(Sent(MANIFEST_FILE, manifest.to_json()))
-
-
-def _missing(
-    folder: Path, remote: Remote, manifest: Manifest, sizes: Mapping[str, int], old: Manifest | None
-) -> list[str]:
-    """The files that have to travel, in the order in which they may become visible."""
-
-    def differs(name: str) -> bool:
-        wanted = manifest.files[name]
-        if sizes.get(name) != wanted.nbytes:
-            return True
-        if old is not None and name in old.files:
-            return old.files[name] != wanted
-        last = None if header_number(name) is not None else CHECKSUM_NBYTES  # headers carry none at their end
-        here = (folder / name).read_bytes() if last is None else _last_bytes(folder / name, last)
-        return remote.read(name, last) != here
-
-    names = in_order(manifest.files)
-    return [name for name, missing in zip(names, in_parallel(differs, names), strict=True) if missing]
-
-
-def _last_bytes(file: Path, count: int) -> bytes:
+def _last_bytes(file: Path, count: int | None) -> bytes:
+    """All bytes where `count` is None."""
     with open(file, "rb") as stream:
-        stream.seek(-count, 2)
+        if count is not None:
+            stream.seek(-count, os.SEEK_END)
         return stream.read()
 
 

@@ -1,6 +1,7 @@
 """Pushing: what travels, in which order it becomes visible, and what is refused."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,38 @@ def test_another_store_is_not_overwritten(tmp_path: Path, whole: Path) -> None:
         (there / name).unlink()
     with pytest.raises(StoreMismatch, match=r"or none, found shard-00000.h5 without a manifest; give another URL"):
         push(whole, there)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
+    """Let somebody else do something just before a file is sent."""
+    send = FolderRemote.send
+
+    def send_after(remote: FolderRemote, file: Sent) -> None:
+        if file.name == name:
+            act()
+        send(remote, file)
+
+    monkeypatch.setattr(FolderRemote, "send", send_after)
+
+
+def test_two_pushes_of_different_stores_at_once(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
+    meanwhile(monkeypatch, "shard-00004.h5", lambda: push_marker(there, tmp_path / "other"))
+    with pytest.raises(StoreMismatch, match="expected this store"):
+        push(whole, there)
+    assert not (there / "store.json").exists()
+
+
+def test_what_another_push_replaced_is_noticed(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
+    shard = "shard-00001.h5"
+    meanwhile(monkeypatch, "store.json", lambda: shutil.copy(tmp_path / "other" / shard, there / shard))
+    with pytest.raises(TransferError, match=f"{shard}: expected the file that was sent, found another or none"):
+        push(whole, there)
+    with pytest.raises(TransferError, match="a push that is under way"):
+        pull(there, tmp_path / "back")
 
 
 def test_a_store_is_not_pushed_into_itself(tmp_path: Path) -> None:

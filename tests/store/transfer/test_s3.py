@@ -17,7 +17,7 @@ from store import MapStore, StoreError, StoreMismatch, TransferError, cache_fold
 from tests.store.conftest import contents, make_rows, write_store
 
 pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("default::DeprecationWarning")]
-KILLS = 30
+KILLS = 20
 ROOT = Path(__file__).parents[3]
 
 
