@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,23 +81,32 @@ def extract_s(root: Path, store: Path, spec: TeacherSpec) -> float:
 def measure(folder: Path, look: Look, stores: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Rows of the table by target, and those of the fused maps by photograph."""
     images, evidences, top1 = load(folder, look, stores)
+    errors, image = errors_of(evidences, images.masks, seeds)
+    table = {name: row(name, errors, evidences, images, image) for name in errors}
+    return {"top1": top1, "scores": len(image), "targets": table, "by_background": by_background(errors, images, image)}
+
+
+def errors_of(
+    evidences: dict[str, tuple[Tensor, Tensor]], masks: Sequence[Any], seeds: int
+) -> tuple[dict[str, Tensor], npt.NDArray[np.int64]]:
+    """Absolute errors of scores by target, `area` among them, and the image that each is of.
+
+    `evidences`: of each target maps [N, h, w] and views [N, 4] of the N images, whose pixel masks are `masks`.
+    """
     errors: dict[str, list[Tensor]] = {}
     of_image = []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        rows = np.concatenate([rng.permutation(len(images.masks)) for _ in range(CROPS_PER_IMAGE)])
+        rows = np.concatenate([rng.permutation(len(masks)) for _ in range(CROPS_PER_IMAGE)])
         chosen = {name: (maps[rows], views[rows]) for name, (maps, views) in evidences.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            views = views_of(TRANSFORMS["random crop"], [images.masks[row] for row in rows.tolist()])
+            views = views_of(TRANSFORMS["random crop"], [masks[row] for row in rows.tolist()])
         scored, found = score_errors(views, chosen, rng)
         of_image.append(np.concatenate([rows, np.roll(rows, -1)])[scored.numpy()])
         for name, error in found.items():
             errors.setdefault(name, []).append(error)
-    image = np.concatenate(of_image)
-    joined = {name: torch.cat(parts) for name, parts in errors.items()}
-    table = {name: row(name, joined, evidences, images, image) for name in joined}
-    return {"top1": top1, "scores": len(image), "targets": table, "by_background": by_background(joined, images, image)}
+    return {name: torch.cat(parts) for name, parts in errors.items()}, np.concatenate(of_image)
 
 
 def load(
@@ -136,18 +145,25 @@ def row(
     image: npt.NDArray[np.int64],
 ) -> dict[str, Any]:
     """One line of the table."""
-    low, high = interval(errors[name].numpy(), errors["area"].numpy(), images.object[image])
+    low, high = interval(errors, images.object[image], name)
     found: dict[str, Any] = summary(errors[name], errors["area"]) | {"interval": [low, high]}
     if name in evidences:
         found["mass_inside"] = mass_inside(*evidences[name], images.masks)
     return found
 
 
-def interval(error: npt.NDArray[Any], area: npt.NDArray[Any], group: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """95 % of the ratio of means, when objects are drawn again with replacement."""
-    of_error, of_area = (np.bincount(group, part) for part in (error, area))
-    drawn = np.random.default_rng(0).integers(len(of_area), size=(RESAMPLINGS, len(of_area)))
-    low, high = np.percentile(of_error[drawn].sum(1) / of_area[drawn].sum(1), [2.5, 97.5])
+def interval(
+    errors: dict[str, Tensor], group: npt.NDArray[np.int64], name: str, other: str | None = None
+) -> tuple[float, float]:
+    """95 % of the ratio of a target's mean error to the area's, less that of `other`, when groups are drawn anew.
+
+    `group`: of each score, a number from 0.
+    """
+    sums = {target: np.bincount(group, error.numpy()) for target, error in errors.items()}
+    count = len(sums["area"])
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLINGS, count))
+    again = {target: total[drawn].sum(1) / sums["area"][drawn].sum(1) for target, total in sums.items()}
+    low, high = np.percentile(again[name] - (again[other] if other else 0), [2.5, 97.5])
     return round(float(low), 3), round(float(high), 3)
 
 

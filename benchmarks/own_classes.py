@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 import extract
-from benchmarks.fidelity import TRANSFORMS, pixel_mask, score_errors, views_of
+from benchmarks.evidence import errors_of, interval
+from benchmarks.fidelity import pixel_mask
 from benchmarks.read import machine
 from extract import FitOptions, JobOptions, TeacherSpec
 from recipes.context_digits import generate as digits
@@ -34,8 +34,7 @@ from recipes.cut_outs.stamps import stamp_folder
 from store import MapStore
 from tokenmix_loader import evidence
 
-CLASSES, SEED, RESAMPLINGS = 10, 0, 1000
-Array = npt.NDArray[Any]
+CLASSES, SEED = 10, 0
 FORMS = {"label": "logit", "cam": "contrast"}  # what evidence="auto" takes
 DIGITS_TEACHER = TeacherSpec(
     "test_resnet", num_classes=10, model_args={"output_stride": 8}, device="cpu", input_size=(96, 96),
@@ -116,41 +115,6 @@ def compare(root: Path, stores: dict[str, MapStore], form: str, seeds: int) -> d
         "ratio_to_area": ratio, "difference": round(ratio["fitted head"] - ratio["its own head"], 4),
         "interval": [low, high], "top1": {name: top1_of(store) for name, store in stores.items()},
     }  # fmt: skip
-
-
-def errors_of(
-    given: dict[str, tuple[Tensor, Tensor]], masks: Sequence[Any], seeds: int
-) -> tuple[dict[str, Array], npt.NDArray[np.int64]]:
-    """Absolute errors of scores by target, `area` among them, and the image that each is of.
-
-    `given`: of each target evidence [N, h, w] and views [N, 4] of the N images, whose pixel masks are `masks`.
-    """
-    errors: dict[str, list[Tensor]] = {}
-    images = []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(masks))
-        chosen = {name: (maps[order], views[order]) for name, (maps, views) in given.items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            views = views_of(TRANSFORMS["random crop"], [masks[row] for row in order.tolist()])
-        scored, found = score_errors(views, chosen, rng)
-        images.append(np.concatenate([order, np.roll(order, -1)])[scored.numpy()])
-        for name, error in found.items():
-            errors.setdefault(name, []).append(error)
-    return {name: torch.cat(parts).numpy() for name, parts in errors.items()}, np.concatenate(images)
-
-
-def interval(
-    errors: dict[str, Array], image: npt.NDArray[np.int64], name: str, other: str | None = None
-) -> tuple[float, float]:
-    """95 % of a target's error in shares of the area's, less that of `other`, when images are drawn anew."""
-    sums = {name: np.bincount(image, error) for name, error in errors.items()}
-    count = len(sums["area"])
-    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLINGS, count))
-    again = {name: total[drawn].sum(1) / sums["area"][drawn].sum(1) for name, total in sums.items()}
-    low, high = np.percentile(again[name] - (again[other] if other else 0), [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)
 
 
 def rows_of(store: MapStore, keys: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -23,8 +23,9 @@ import timm
 import torch
 from torch import Tensor
 
+from benchmarks.evidence import errors_of, interval
 from benchmarks.fidelity import pixel_mask
-from benchmarks.own_classes import errors_of, interval, store_of, top1_of
+from benchmarks.own_classes import store_of, top1_of
 from benchmarks.read import machine
 from extract import TeacherSpec
 from recipes.ablation.arms import ARMS
