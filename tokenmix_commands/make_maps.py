@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,7 @@ def plan(images: Path, class_map: Path | None, teacher: TeacherSpec, options: Jo
         click.echo(f"shards    {result.shards} of {options.shard_rows} rows, {spell_bytes(result.nbytes)} in all")
         click.echo(f"decoding  {result.decode_rate:.1f} img/s with {options.decoding_processes} processes (measured)")
         click.echo(f"teacher   {result.teacher_rate:.1f} img/s (measured)")
-        click.echo(f"estimate  {result.hours:.2f} hours with one worker")
+        click.echo(f"estimate  {timedelta(seconds=math.ceil(3600 * result.hours))} with one worker")
 
 
 @command(

@@ -17,7 +17,7 @@ from extract.images.table_names import split_scheme
 from extract.images.tables.hfds import list_hfds
 from extract.images.tables.wds import list_wds
 from extract.images.tar import list_tar, refuse_packed
-from store.spec import Json
+from store.spec import HEADER_FILE, Json
 
 
 def _silent(_: str) -> None:
@@ -98,6 +98,8 @@ def _list_files(root: Path, suffixes: Sequence[str], target_key: str | None) -> 
         found, left_out = list_tar(root, suffixes)
     else:
         raise _no_images_place(root, "nothing")
+    if not found.keys and (root / HEADER_FILE).is_file():
+        raise ImagesError(f"{root}: expected images, found a store of maps; IMAGES stands before STORE")
     if not found.keys:
         raise ImagesError(
             f"{root}: expected images ({spell_suffixes(suffixes)}) in class folders, found {left_out}; give "

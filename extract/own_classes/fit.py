@@ -188,9 +188,9 @@ def describe(choice: Choice, lonely: int) -> str:
     """What was chosen, and by what. `lonely`: how many classes have one image."""
     found = choice.held_out
     if found is None:
-        return f"L2 {choice.l2:g}, not tested: every class has one image, so none could be held out"
+        return f"L2 penalty {choice.l2:g}, not tested: every class has one image, so none could be held out"
     left_out = f"; {lonely} classes with one image are not among these" if lonely else ""
     return (
-        f"L2 {choice.l2:.2g}; on {found.images} images held out to choose it: top-1 {100 * found.top1:.1f} %, "
+        f"L2 penalty {choice.l2:.2g}; on {found.images} images held out to choose it: top-1 {100 * found.top1:.1f} %, "
         f"mean over {found.classes} classes {100 * found.balanced:.1f} %{left_out}"
     )

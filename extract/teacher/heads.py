@@ -101,6 +101,10 @@ def load_head(path: Path) -> LinearHead:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
             values = json.loads((file.metadata() or {})[_METADATA])
         head = _head_of(tensors, values)
+    except FileNotFoundError as error:
+        raise TeacherError(
+            f"--head {path}: expected a file that `tokenmix fit-head` wrote, found nothing; check the path"
+        ) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TeacherError(
             f"--head {path}: expected a file that `tokenmix fit-head` wrote, found {first_line(error)}; fit it again"

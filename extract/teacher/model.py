@@ -40,7 +40,11 @@ def build_model(spec: TeacherSpec) -> torch.nn.Module:
         try:
             model: torch.nn.Module = timm.create_model(name, pretrained=spec.pretrained and not packaged, **model_args)
         except Exception as error:
-            hint = "; without network give --checkpoint FILE" if spec.pretrained else "; check --model-arg"
+            hint = (
+                "; without network give --checkpoint FILE, or --teacher efficientnet_lite0"
+                if spec.pretrained
+                else "; check --model-arg"
+            )
             raise TeacherError(f"--teacher {spec.name}: timm cannot build it: {first_line(error)}{hint}") from error
     _require_parts(model, spec)
     if packaged:

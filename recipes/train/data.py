@@ -157,11 +157,11 @@ def open_training(
         scale=settings.crop_scale, interpolation="bicubic",
     )  # fmt: skip
     tokens = student.grid[0] * student.grid[1]
+    batches = EpochBatches(len(dataset), settings, processes)  # first: a collate that nobody asks says so at the end
     try:
         collate = TokenMixCollate(store, student.grid, num_classes=classes.count, **settings.mixing(tokens))
     except ValueError as error:  # a setting that does not suit the kind of mask
         raise TrainingError(str(error)) from error
-    batches = EpochBatches(len(dataset), settings, processes)
     seeded = SeededImages(dataset, classes.outputs, settings.seed)
     plain: Any = DataLoader(seeded, batch_sampler=batches, collate_fn=collate, **_loading(workers, processes))
     loader = PrefetchLoader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,8 @@ def _reason(stages: list[int], patch: int, *, by_token: bool) -> str:
 
 def _create(settings: Settings, num_classes: int, given: dict[str, Any]) -> Any:
     if not timm.is_model(settings.model):
-        near = ", ".join(timm.list_models(f"*{settings.model.partition('_')[0]}*")[:3])
+        begun = timm.list_models(f"{settings.model}*")
+        near = ", ".join((begun or difflib.get_close_matches(settings.model, timm.list_models(), cutoff=0.5))[:3])
         raise TrainingError(
             f"--model: expected a name that timm {timm.__version__} knows, found {settings.model!r}; "
             f"take another one{near and f', such as {near}'}"

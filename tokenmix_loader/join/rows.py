@@ -16,8 +16,9 @@ Rows = npt.NDArray[np.int64]
 MISSING = ("error", "area")  # what an image without a map is
 OTHER_LABELS = (
     "the dataset was made with a class map or other class indices than the maps: leave its class map out "
-    "(--class-map, class_map=); torchvision's ImageFolder counts folder 10 before folder 2 and Z before a, where the "
-    "maps have timm's order, so make such a dataset by timm.data.create_dataset"
+    "(--class-map, class_map=); a class folder more or less numbers those behind it anew; torchvision's ImageFolder "
+    "counts folder 10 before folder 2 and Z before a, where the maps have timm's order, so make such a dataset by "
+    "timm.data.create_dataset"
 )
 
 
