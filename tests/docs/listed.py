@@ -2,6 +2,10 @@
 
 # The tests that run blocks and read their pages -> these blocks.
 ELSEWHERE = {
+    "tests/docs/test_first_hour.py": [
+        "docs/first-hour.md: pip install '.[fast,lite]'",
+        "docs/first-hour.md: tokenmix submit photos maps --teacher efficientnet",
+    ],
     "tests/test_readme.py": [
         "README.md: import numpy as np, timm, torch",
     ],
