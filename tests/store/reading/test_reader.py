@@ -246,7 +246,7 @@ def test_an_unfinished_store_gives_what_is_there(maps: Path, rows: RowBatch) -> 
     assert there.tolist() == [*range(begin), *range(end, 17)]
     np.testing.assert_array_equal(store.read(there), rows.payload["label_logit"][there])
     np.testing.assert_array_equal(store.views(there), rows.view[there])
-    assert [store.keys[row] for row in there] == [rows.key[row] for row in there]
+    assert [store.keys[row] for row in there.tolist()] == [rows.key[row] for row in there.tolist()]
     for column, nothing in ((store.labels, -1), (store.predictions, -1), (store.statuses, 255)):
         assert set(column[begin:end].tolist()) == {nothing}
     assert [*store.errors] == [4]
