@@ -55,14 +55,13 @@ test-browser: .venv/.ready
 test-kills: .venv/.ready
 	$(BIN)/python -m pytest -m kills
 
-# Its client needs an older python-dateutil than the constraints have.
-.venv-s3/.ready: tests/store/transfer/s3-requirements.txt | $(UV)
-	test -x .venv-s3/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-s3
-	$(UV) pip install --quiet --python .venv-s3/bin/python --requirement $<
+# A server and a client of S3, on top of what the other tests need.
+.venv/.ready-s3: .venv/.ready
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,s3]'
 	touch $@
 
-test-s3: .venv-s3/.ready
-	.venv-s3/bin/python -m pytest -m s3 tests/store/transfer/test_s3.py
+test-s3: .venv/.ready-s3
+	$(BIN)/python -m pytest -m s3
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -74,4 +73,4 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-s3 .uv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .uv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,11 +1,9 @@
-"""S3, spoken by a server process of its own (moto), through s3fs; in an environment of its own: `make test-s3`."""
+"""S3, spoken by a server process of its own (moto), through s3fs; `make test-s3` installs both."""
 
 import random
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -16,45 +14,10 @@ pytest.importorskip("s3fs")
 from store import MapStore, StoreError, StoreMismatch, TransferError, cache_folder, pull, push, verify
 from tests.store.conftest import contents, make_rows, write_store
 
+pytest_plugins = ["tests.store.transfer.s3_server"]
 pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("default::DeprecationWarning")]
 KILLS = 20
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an empty bucket, reached as a user would reach one."""
-    for name, value in (("ENDPOINT_URL", server), ("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"),
-                        ("DEFAULT_REGION", "us-east-1")):  # fmt: skip
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("TOKENMIX_CACHE", str(tmp_path / "cache"))
-    fs = fsspec.filesystem("s3", skip_instance_cache=True)
-    fs.mkdir("maps")
-    yield "s3://maps"
-    fs.invalidate_cache()
-    fs.rm("maps", recursive=True)
 
 
 def test_there_and_back(bucket: str, whole: Path, tmp_path: Path) -> None:
