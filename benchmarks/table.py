@@ -30,17 +30,23 @@ class Figure(NamedTuple):
 
 # What a figure is called by: the script, and its arguments.
 COMMANDS = {
-    "evidence": "evidence FOLDER",
-    "extract_gpu": "extract --device cuda --amp bf16 --batch-size 64 --workers 15",
-    "fidelity": "fidelity demo/images demo/maps",
-    "overhead": "overhead --steps 170",
-    "overhead_gpu": "overhead --model deit_small_patch16_224 --batch-size 1024",
+    "ablation": "recipes.ablation.run FOLDER",
+    "evidence": "benchmarks.evidence FOLDER",
+    "extract_gpu": "benchmarks.extract --device cuda --amp bf16 --batch-size 64 --workers 15",
+    "fidelity": "benchmarks.fidelity demo/images demo/maps",
+    "overhead": "benchmarks.overhead --steps 170",
+    "overhead_gpu": "benchmarks.overhead --model deit_small_patch16_224 --batch-size 1024",
 }
 AUGMENTED = ("augmentations", "RandAugment")
 CROP = ("views", "random crop", "targets")
 LITE0 = ("teachers", "efficientnet_lite0", "targets")
 LITE2 = ("teachers", "efficientnet_lite2", "targets")
+STUDENTS = {"small_vit": "transformer", "small_cnn": "CNN"}
+SCORES = {"paper": "the paper's evidence", "best": "`cam --scales 1,2`", "ideal": "true masks"}
 FIGURES = (
+    *(Figure(what := f"points of top-1 that a small {student} gains by scores of {score} over scores by area",
+             "ablation", ("students", name, "answers", f"block-{arm} - block-area", "text"), "{}", in_readme=what)
+      for name, student in STUDENTS.items() for arm, score in SCORES.items()),
     Figure("error of a score in shares of the area score's: objects, EfficientNet-lite0, paper's evidence", "evidence",
            (*LITE0, "label, logit", "ratio_to_area"), "{:.2f}",
            in_readme="error of a score: objects, EfficientNet-lite0, kind `label`, the paper's evidence"),
@@ -143,8 +149,8 @@ def table(*, short: bool = False) -> str:
             value: Any = json.loads((RESULTS / f"{figure.script}.json").read_text())
             for name in figure.path:
                 value = value[name]
-            command = COMMANDS.get(figure.script, figure.script)
-            lines.append(f"| {what} | {figure.form.format(value)} | `python -m benchmarks.{command}` |")
+            command = COMMANDS.get(figure.script, f"benchmarks.{figure.script}")
+            lines.append(f"| {what} | {figure.form.format(value)} | `python -m {command}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -162,7 +162,7 @@ def report(experiment: Experiment, figure: Path) -> str:
     tables = {name: rows_of(found) for name, found in by_student.items()}
     draw(tables, figure)
     words = {record["arm"]: record["settings"]["words"] for record in records}
-    lines = [*_introduction(experiment, records), "", f"![Differences]({figure.name})"]
+    lines = [*_introduction(experiment, records), "", f"![Points of top-1 that each arm gains over no mixing, with intervals]({figure.name})"]
     for student, rows in tables.items():
         lines += ["", f"### {student}", "", *table(rows, words)]
         lines += ["", lacking(rows)] * bool(lacking(rows))
@@ -178,7 +178,10 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         own = [record for record in records if record["student"] == student]
         found["students"][student] = {
             "arms": {row.arm: asdict(row) for row in rows_of(own)},
-            "answers": {f"{a.arm} - {a.other}": asdict(a) | {"verdict": a.verdict()} for a in answers_of(own)},
+            "answers": {
+                f"{a.arm} - {a.other}": asdict(a) | {"text": a.gain.signed(), "verdict": a.verdict()}
+                for a in answers_of(own)
+            },
         }
     return found
 

@@ -33,6 +33,9 @@ NOT_RUN = {
     "minutes; the demos have tests in tests/recipes": [
         "README.md: make demo     # the main job on real photographs,",
     ],
+    "more than an hour; tests/recipes/test_ablation.py has it with few digits": [
+        "docs/results.md: python -m recipes.ablation.run runs --seeds 5 --pr",
+    ],
     "needs ImageNet and weights from a model hub": [
         "README.md: pip install '.[fast]'     # in a checkout; `fast`",
         "docs/importing.md: tokenmix extract imagenet/train maps --teacher nfn",
