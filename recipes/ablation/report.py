@@ -162,7 +162,11 @@ def report(experiment: Experiment, figure: Path) -> str:
     tables = {name: rows_of(found) for name, found in by_student.items()}
     draw(tables, figure)
     words = {record["arm"]: record["settings"]["words"] for record in records}
-    lines = [*_introduction(experiment, records), "", f"![Points of top-1 that each arm gains over no mixing, with intervals]({figure.name})"]
+    lines = [
+        *_introduction(experiment, records),
+        "",
+        f"![Points of top-1 that each arm gains over no mixing, with intervals]({figure.name})",
+    ]
     for student, rows in tables.items():
         lines += ["", f"### {student}", "", *table(rows, words)]
         lines += ["", lacking(rows)] * bool(lacking(rows))
