@@ -69,7 +69,9 @@ def _fault_of_module(words: list[str]) -> str | None:
 def _fault_of_options(command: click.Command, words: list[str]) -> str | None:
     """Options and values that click refuses. Paths may be anything: they are the reader's, as `--config` is."""
     shortened = LEFT_OUT in words
-    context = click.Context(command, info_name=command.name)
+    # A command keeps the help option of its first context, so each gets the context that it has in a terminal.
+    parent = click.Context(main, **main.context_settings) if command in main.commands.values() else None
+    context = click.Context(command, parent=parent, info_name=command.name)
     try:
         values, rest, _ = command.make_parser(context).parse_args([word for word in words if word != LEFT_OUT])
         if rest:

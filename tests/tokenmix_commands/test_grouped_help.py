@@ -69,7 +69,7 @@ def test_options_without_groups_are_simply_options() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_and_argument_is_explained(name: str) -> None:
     command = main.commands[name]
-    with click.Context(command) as ctx:
+    with click.Context(command, parent=click.Context(main, **main.context_settings)) as ctx:
         for param in command.get_params(ctx):
             record = param.get_help_record(ctx)
             assert record, f"{name}: {param.name}"
@@ -93,7 +93,7 @@ def test_examples_are_taken_by_the_command_that_shows_them() -> None:
         given = [argument for argument in arguments if argument != "..."]
         if called == "extract" and "..." in arguments:
             given += ["--teacher", "resnet101"]
-        main.commands[called].make_context(called, given)
+        main.commands[called].make_context(called, given, parent=click.Context(main, **main.context_settings))
         shown |= {name} & {called}
     assert shown == {*NAMES}
 
@@ -102,7 +102,7 @@ def test_the_first_steps_are_commands() -> None:
     for line in main.first_steps[:2]:
         program, called, *arguments = shlex.split(line)
         assert program == "tokenmix"
-        main.commands[called].make_context(called, arguments)
+        main.commands[called].make_context(called, arguments, parent=click.Context(main, **main.context_settings))
 
 
 def test_an_option_of_a_group_remains_an_option() -> None:
