@@ -39,9 +39,9 @@ reproduce-small: .venv/.ready
 	$(BIN)/python -m recipes.ablation.run demo/ablation --seeds 5 --processes 2
 	$(BIN)/python -m recipes.ablation.report demo/ablation -o docs/results.md
 
-# A process per core, each with one thread; what one file's tests share is made once.
+# One process more than cores, for some tests wait, each with one thread; what one file's tests share is made once.
 test: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --numprocesses $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -m slow
