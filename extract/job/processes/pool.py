@@ -67,7 +67,10 @@ class DecodingProcesses:
                 return next(decoded, None)
         except (RuntimeError, OSError, EOFError) as error:
             # Batches lie with the process that made them: when it is gone, torch finds no socket to fetch them by.
-            connection.wait([process.sentinel for process in self._processes], END_S)
+            ended = connection.wait([process.sentinel for process in self._processes], END_S)
+            for process in self._processes:
+                if process.sentinel in ended:
+                    process.join(END_S)  # its files close some moments before it has an exit status
             self.refuse_dead(error)
             raise
 

@@ -171,11 +171,21 @@ def panic() -> None:
     raise Panic
 
 
+def slow_exit() -> None:
+    """Files are closed a good while before there is an exit status, as on a busy machine."""
+    os.closerange(3, 1024)
+    time.sleep(0.5)
+    os._exit(3)
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
-    [(lambda: os.kill(os.getpid(), signal.SIGSEGV), "-11"), (lambda: os._exit(0), "0"), (panic, "1")],
-    ids=["crash", "exit", "panic"],
-)
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "-11"), (lambda: os._exit(0), "0"), (panic, "1"),
+        (slow_exit, "3"),
+    ],
+    ids=["crash", "exit", "panic", "slow exit"],
+)  # fmt: skip
 def test_an_image_that_ends_its_decoding_process_is_named(
     end: Callable[[], None],
     code: str,
