@@ -1,5 +1,6 @@
 """From a store to a training elsewhere: pushed, killed, pushed, pulled, killed, pulled, verified, trained from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
 from store import StoreError, pull, push, verify
+from tests.store.transfer import s3_server
 from tests.store.transfer.conftest import kill_after
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels, small_blocks
 from tokenmix_loader import MapDataset, MapStore, TokenMix
@@ -33,12 +35,16 @@ def trained(store: MapStore, images: Path) -> torch.Tensor:
     return model.weight.detach()
 
 
-def check_all(url: str, images: Path, folder: Path, target: Path) -> None:
+Kill = Callable[[float, str, str, str], object]  # so many seconds after the beginning of `push` or `pull` from, to
+
+
+def check_all(url: str, images: Path, folder: Path, target: Path, kill: Kill) -> None:
     for seconds in (0.02, 0.1):
-        kill_after(seconds, lambda: push(folder, url))
+        kill(seconds, "push", str(folder), url)
     push(folder, url)
     for seconds in (0.02, 0.1):
-        if kill_after(seconds, lambda: pull(url, target)):
+        kill(seconds, "pull", url, str(target))
+        if not target.exists():
             with pytest.raises(StoreError):
                 MapStore(target)
     pull(url, target)
@@ -58,11 +64,15 @@ def folder(images: Path, make_store: StoreMaker, tmp_path: Path) -> Path:
 
 def test_a_folder(images: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMIX_CACHE", str(tmp_path / "cache"))
-    check_all((tmp_path / "remote").as_uri(), images, folder, tmp_path / "pulled")
+
+    def kill(after: float, name: str, source: str, place: str) -> None:
+        kill_after(after, lambda: {"push": push, "pull": pull}[name](source, place))
+
+    check_all((tmp_path / "remote").as_uri(), images, folder, tmp_path / "pulled", kill)
 
 
 @pytest.mark.s3
 @pytest.mark.filterwarnings("default::DeprecationWarning")
 def test_s3(bucket: str, images: Path, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("s3fs")
-    check_all(f"{bucket}/store", images, folder, tmp_path / "pulled")
+    check_all(f"{bucket}/store", images, folder, tmp_path / "pulled", s3_server.kill)

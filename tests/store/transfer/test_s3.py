@@ -1,9 +1,6 @@
 """S3, spoken by a server process of its own (moto), through s3fs; `make test-s3` installs both."""
 
 import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -13,6 +10,7 @@ pytest.importorskip("s3fs")
 
 from store import MapStore, StoreError, StoreMismatch, TransferError, cache_folder, pull, push, verify
 from tests.store.conftest import contents, make_rows, write_store
+from tests.store.transfer.s3_server import kill
 
 pytest_plugins = ["tests.store.transfer.s3_server"]
 pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("default::DeprecationWarning")]
@@ -97,18 +95,3 @@ def test_kills(bucket: str, whole: Path, tmp_path: Path, what: str) -> None:
         states.add(("whole", True))
         number += 1
     assert {("partly", True), ("whole", True)} <= states
-
-
-def kill(after: float, name: str, source: str, target: str) -> None:
-    """Once it has begun, which takes long enough for itself."""
-    code = (
-        "import fsspec, store, sys; fsspec.filesystem('s3').ls(''); print(flush=True); "
-        "getattr(store, sys.argv[1])(*sys.argv[2:])"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, name, source, target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(after)
-        process.kill()
