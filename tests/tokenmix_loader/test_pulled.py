@@ -11,8 +11,7 @@ from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
 from store import StoreError, pull, push, verify
-from tests.store.transfer import s3_server
-from tests.store.transfer.conftest import kill_after
+from tests.store.transfer.conftest import kill_after, kill_alone
 from tests.tokenmix_loader.conftest import StoreMaker, keys_and_labels, small_blocks
 from tokenmix_loader import MapDataset, MapStore, TokenMix
 
@@ -66,7 +65,7 @@ def test_a_folder(images: Path, folder: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TOKENMIX_CACHE", str(tmp_path / "cache"))
 
     def kill(after: float, name: str, source: str, place: str) -> None:
-        kill_after(after, lambda: {"push": push, "pull": pull}[name](source, place))
+        kill_after(after, lambda: push(source, place) if name == "push" else pull(source, place))
 
     check_all((tmp_path / "remote").as_uri(), images, folder, tmp_path / "pulled", kill)
 
@@ -75,4 +74,4 @@ def test_a_folder(images: Path, folder: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.filterwarnings("default::DeprecationWarning")
 def test_s3(bucket: str, images: Path, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("s3fs")
-    check_all(f"{bucket}/store", images, folder, tmp_path / "pulled", s3_server.kill)
+    check_all(f"{bucket}/store", images, folder, tmp_path / "pulled", kill_alone)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from tests.store.conftest import make_rows, part, write_extended, write_store
 
 ROWS = make_rows(17)
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +51,21 @@ def kill_after(seconds: float, call: Callable[[], object]) -> bool:
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def kill_alone(after: float, name: str, source: str, target: str) -> None:
+    """Run `push` or `pull` in a process of its own, and kill it so long after it has begun.
+
+    Not forked: both processes would talk through the same connections.
+    """
+    code = (
+        "import fsspec, store, sys; fsspec.filesystem('s3').ls(''); print(flush=True); "
+        "getattr(store, sys.argv[1])(*sys.argv[2:])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, name, source, target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(after)
+        process.kill()

@@ -10,8 +10,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-ROOT = Path(__file__).parents[3]
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
@@ -47,21 +45,3 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield "s3://maps"
     fs.invalidate_cache()
     fs.rm("maps", recursive=True)
-
-
-def kill(after: float, name: str, source: str, target: str) -> None:
-    """Run `push` or `pull` in a process of its own, and kill it so long after it has begun.
-
-    Not forked: both processes would talk through the same connections.
-    """
-    code = (
-        "import fsspec, store, sys; fsspec.filesystem('s3').ls(''); print(flush=True); "
-        "getattr(store, sys.argv[1])(*sys.argv[2:])"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, name, source, target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(after)
-        process.kill()

@@ -10,7 +10,7 @@ pytest.importorskip("s3fs")
 
 from store import MapStore, StoreError, StoreMismatch, TransferError, cache_folder, pull, push, verify
 from tests.store.conftest import contents, make_rows, write_store
-from tests.store.transfer.s3_server import kill
+from tests.store.transfer.conftest import kill_alone
 
 pytest_plugins = ["tests.store.transfer.s3_server"]
 pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("default::DeprecationWarning")]
@@ -74,7 +74,7 @@ def test_kills(bucket: str, whole: Path, tmp_path: Path, what: str) -> None:
         target = tmp_path / f"maps-{number}"
         path = whole if what == "push" else target
         call = ("push", path, url) if what == "push" else ("pull", url, path)
-        kill(rng.uniform(0, 0.5), *map(str, call))
+        kill_alone(rng.uniform(0, 0.5), *map(str, call))
         fs.invalidate_cache()
         if what == "push":
             there = {Path(name).name for name in fs.ls(url, detail=False)} if fs.exists(url) else set()
