@@ -40,6 +40,7 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
                         ("DEFAULT_REGION", "us-east-1")):  # fmt: skip
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("TOKENMIX_CACHE", str(tmp_path / "cache"))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it knows the server of another module
     fs = fsspec.filesystem("s3", skip_instance_cache=True)
     fs.mkdir("maps")
     yield "s3://maps"
