@@ -6,35 +6,22 @@ import numpy as np
 import pytest
 import timm
 import torch
-from click.testing import CliRunner, Result
 from timm.data import ImageNetInfo, create_dataset
 from torch.utils.data import DataLoader
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
 import extract
-from cli import main
 from extract import JobOptions, TeacherSpec
 from store import MapStore, StoreMismatch
 from tests.extract.conftest import MakeFolder, ramp
+from tests.tokenmix_commands.conftest import TEACHER, tokenmix
 from tokenmix_loader import MapDataset, TokenMix, TokenTargets
 
 WORDNET = {"n02123045": 281, "n01440764": 0, "n07930864": 968}  # tabby, tench, cup
 WORDS = {"tabby cat": 281, "Tench": 0, "cup": 968}
 OWN = {"my cats": 281, "fishes": 0, "mugs": 968}
 TRANSFORM = tv.Compose([tv.RandomResizedCrop(64), tv.RandomHorizontalFlip(), tv.ToTensor()])
-OPTIONS = [
-    "--teacher",
-    "test_resnet",
-    "--random-weights",
-    "0",
-    "--input-size",
-    "64",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
-]
 
 
 @pytest.fixture
@@ -49,10 +36,6 @@ def make_folder(tmp_path: Path) -> MakeFolder:
     return make
 
 
-def tokenmix(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 @pytest.mark.parametrize("names", [WORDNET, WORDS, OWN], ids=["by WordNet id", "by name", "by map"])
 @pytest.mark.parametrize("kind", ["label", "topk"])
 def test_end_to_end(names: dict[str, int], kind: str, make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -61,7 +44,7 @@ def test_end_to_end(names: dict[str, int], kind: str, make_folder: MakeFolder, t
     if names is OWN:
         (tmp_path / "map.csv").write_text("".join(f"{name},{output}\n" for name, output in OWN.items()))
         given = ["--class-map", tmp_path / "map.csv"]
-    done = tokenmix("extract", images, maps, *OPTIONS, "--kind", kind, *given)
+    done = tokenmix("extract", images, maps, *TEACHER, "--kind", kind, *given)
     assert done.exit_code == 0, done.output
     folder = ImageFolder(str(images))
     store = MapStore(maps)
@@ -116,7 +99,7 @@ def test_maps_are_those_of_the_class_shown(kind: str, make_folder: MakeFolder, t
 
 def test_another_class_map_does_not_resume(make_folder: MakeFolder, tmp_path: Path) -> None:
     images = make_folder(WORDNET)
-    run = ["extract", images, tmp_path / "maps", *OPTIONS]
+    run = ["extract", images, tmp_path / "maps", *TEACHER]
     assert tokenmix(*run).exit_code == 0
     (tmp_path / "map.csv").write_text("n02123045,282\nn01440764,0\nn07930864,968\n")
     refused = tokenmix(*run, "--class-map", tmp_path / "map.csv")
@@ -138,7 +121,7 @@ def test_running_top_1_compares_outputs_with_outputs(make_folder: MakeFolder, tm
 
 def test_a_dataset_with_a_class_map_of_its_own_is_told_so(make_folder: MakeFolder, tmp_path: Path) -> None:
     images = make_folder(WORDNET)
-    assert tokenmix("extract", images, tmp_path / "maps", *OPTIONS).exit_code == 0
+    assert tokenmix("extract", images, tmp_path / "maps", *TEACHER).exit_code == 0
     (tmp_path / "all.txt").write_text("\n".join(ImageNetInfo().label_names()))
     with pytest.raises(StoreMismatch, match="class map"):
         MapDataset(create_dataset("", str(images), class_map=str(tmp_path / "all.txt")), tmp_path / "maps", TRANSFORM)

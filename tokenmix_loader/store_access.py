@@ -17,7 +17,7 @@ from store import Header, MapStore, StoreError, StoreMismatch, unreadable_rows
 from store.checking.predictions import Confusion, StoredPredictions, exchanged, is_untrained
 from store.fingerprint import difference_of, report_of, spread
 from store.folder.claims import list_shards
-from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
+from store.folder.files import write_whole
 from store.folder.urls import without_secrets
 from store.format.rows import list_digest
 from store.spec import HEADER_FILE, MAX_ORIENTATION, STATUS_OK, UNKNOWN, UPRIGHT
@@ -35,10 +35,7 @@ __all__ = [
     "StoreError",
     "StoreMismatch",
     "StoredPredictions",
-    "begin_temporary",
-    "complete_temporary",
     "difference_of",
-    "end_temporary",
     "exchanged",
     "is_untrained",
     "list_digest",
@@ -50,7 +47,7 @@ __all__ = [
     "spread",
     "unreadable_rows",
     "without_secrets",
-    "write_synced",
+    "write_whole",
 ]
 
 _opened: dict[int, str] = {}  # identity -> what to call the store in a message; workers inherit it when they are forked

@@ -22,7 +22,7 @@ from extract.teacher.tokens.reading_order import check_reading_order, probe_imag
 from extract.teacher.tokens.routes import Route, choose_route
 from extract.teacher.tokens.token_sources import HeadSource, TokenSource, possible_layouts
 from extract.teacher.weights import first_line
-from store.folder.files import begin_temporary, complete_temporary, end_temporary, write_synced
+from store.folder.files import write_whole
 from store.spec import Json
 
 _METADATA = "tokenmix_head"  # the file's one metadata entry, JSON
@@ -86,12 +86,7 @@ def save_head(head: LinearHead, path: Path) -> None:
     """Write a safetensors file, whole or not at all; OSError where that is not possible."""
     values = {name: value for name, value in asdict(head).items() if name not in ("weight", "bias")}
     data = save({"weight": head.weight, "bias": head.bias}, {_METADATA: json.dumps(values, ensure_ascii=False)})
-    temporary = begin_temporary(path)
-    try:
-        write_synced(temporary, data)
-        complete_temporary(temporary, path)
-    finally:
-        end_temporary(temporary)
+    write_whole(path, data)
 
 
 def load_head(path: Path) -> LinearHead:

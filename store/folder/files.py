@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,15 +120,25 @@ def write_synced(file: Path, data: bytes | memoryview) -> None:
         os.fsync(stream.fileno())
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file; the copy appears under its name when all of it is on the disk."""
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Yield an empty file that becomes `target` when the block ends well, and is removed when it does not.
+
+    The block writes it and waits until it is on the disk.
+    """
     temporary = begin_temporary(target)
     try:
-        shutil.copyfile(source, temporary)
-        sync_file(temporary)
+        yield temporary
         complete_temporary(temporary, target)
     finally:
         end_temporary(temporary)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; the copy appears under its name when all of it is on the disk."""
+    with whole(target) as temporary:
+        shutil.copyfile(source, temporary)
+        sync_file(temporary)
 
 
 def sync_file(file: Path) -> None:
@@ -145,12 +157,8 @@ def write_with_checksum(target: Path, buffer: io.BytesIO) -> None:
 
 def write_whole(target: Path, data: bytes | memoryview) -> None:
     """Put a finished file in place, whole or not at all."""
-    temporary = begin_temporary(target)
-    try:
+    with whole(target) as temporary:
         write_synced(temporary, data)
-        complete_temporary(temporary, target)
-    finally:
-        end_temporary(temporary)
 
 
 def sync_folder(folder: Path) -> None:

@@ -58,7 +58,7 @@ def _describe(path: Path, header: Header, manifest: Manifest, url: str) -> str:
     ]
     table = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows)
     return f"""
-One map per image, stored by [tokenmix-maps](https://pypi.org/project/tokenmix-maps/) in HDF5.
+One map per image, stored by tokenmix-maps in HDF5.
 
 | | |
 |---|---|

@@ -9,12 +9,10 @@ from store.checking.verify import require_sound
 from store.errors import StoreError, TransferError
 from store.folder.files import (
     StrPath,
-    begin_temporary,
-    complete_temporary,
     discard_leftovers,
-    end_temporary,
     is_temporary,
     sync_file,
+    whole,
     write_whole,
 )
 from store.folder.lock import locked
@@ -145,8 +143,7 @@ def _fetch(remote: Remote, manifest: Manifest, missing: Sequence[str], staging: 
 
 
 def _fetch_one(remote: Remote, manifest: Manifest, name: str, staging: Path) -> None:
-    temporary = begin_temporary(staging / name)
-    try:
+    with whole(staging / name) as temporary:
         remote.fetch(name, temporary)
         if (found := digest_file(temporary)) != (wanted := manifest.files[name]):
             raise TransferError(
@@ -155,6 +152,3 @@ def _fetch_one(remote: Remote, manifest: Manifest, name: str, staging: Path) -> 
                 "damaged file there, and push again"
             )
         sync_file(temporary)
-        complete_temporary(temporary, staging / name)
-    finally:
-        end_temporary(temporary)

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 import extract
 import store
 import tokenmix_loader
 from tests.docs.blocks import PAGES, ROOT
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SITE = ROOT / "build" / "docs" / "site"
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
 
+pytest_plugins = ["tests.chromium"]
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or set CHROMIUM"),
     pytest.mark.skipif(not SITE.exists(), reason="needs the site: make docs"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def built(page: Path) -> Path:

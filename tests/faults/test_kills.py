@@ -1,6 +1,6 @@
 """A real extraction is killed at random instants, resumed, and must end with the bytes of an undisturbed one.
 
-The short form kills 4 stores, `-m slow` 200. A failure names the seed, which draws everything but the machine's
+The short form kills 6 stores, `-m slow` 200. A failure names the seed, which draws everything but the machine's
 own timing.
 """
 
@@ -80,7 +80,7 @@ def kill_and_resume(seed: int, images: Path, store: Path, usual_s: float) -> set
     return left
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_instants(kills: int, images: Path, tmp_path: Path) -> None:
     finish(images, tmp_path / "undisturbed", workers=0)
     usual_s = finish(images, tmp_path / "timed", workers=0)

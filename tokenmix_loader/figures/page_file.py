@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from tokenmix_loader.store_access import begin_temporary, complete_temporary, end_temporary, write_synced
+from tokenmix_loader.store_access import write_whole
 
 MARK = '<meta name="generator" content="tokenmix report">'
 PAGE_NAME = "index.html"
@@ -50,13 +50,8 @@ def write_page(target: Path, page: str) -> None:
     made = not target.parent.exists()
     target.parent.mkdir(exist_ok=True)
     try:
-        temporary = begin_temporary(target)
-        try:
-            # a path from the command line may hold bytes that are no text
-            write_synced(temporary, page.encode("utf-8", errors="replace"))
-            complete_temporary(temporary, target)
-        finally:
-            end_temporary(temporary)
+        # a path from the command line may hold bytes that are no text
+        write_whole(target, page.encode("utf-8", errors="replace"))
     except OSError:
         if made:
             target.parent.rmdir()

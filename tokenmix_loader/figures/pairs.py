@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
@@ -110,10 +111,14 @@ def _heat(pixels: torch.Tensor, tokens: torch.Tensor) -> Image.Image:
     heat = (
         (tokens / tokens.max().clamp_min(1e-12)).repeat_interleave(TOKEN_PX, 0).repeat_interleave(TOKEN_PX, 1).numpy()
     )
-    stops = np.linspace(0, 1, len(HEAT))
-    colour = np.stack([np.interp(heat, stops, HEAT[:, c]) for c in range(3)], -1)
     grey = pixels.float().mean(0).numpy()[..., None]
-    return Image.fromarray((0.35 * grey + 0.65 * colour).astype(np.uint8))
+    return Image.fromarray((0.35 * grey + 0.65 * heat_colour(heat)).astype(np.uint8))
+
+
+def heat_colour(heat: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Numbers from 0 to 1, [h, w], as colours of HEAT, [h, w, 3]."""
+    stops = np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)
 
 
 def _mask(mask: torch.Tensor) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tokenmix_loader.figures.pairs import HEAT
+from tokenmix_loader.figures.pairs import heat_colour
 
 Floats = npt.NDArray[np.floating]
 SIDE_PX = 192  # of a thumbnail's longer side
@@ -27,9 +27,7 @@ def overlay(photograph: Image.Image, evidence: Floats, view: Floats) -> Image.Im
     heat, seen = _heat_at(pixels.shape[:2], evidence, view)
     grey = pixels.mean(axis=2, keepdims=True)
     light, tint = (heat**0.75)[..., None], TINT * heat[..., None]
-    stops = np.linspace(0, 1, len(HEAT))
-    colour = np.stack([np.interp(0.3 + 0.6 * heat, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
-    mixed = (1 - tint) * (light * pixels + (1 - light) * DIM * grey) + tint * colour
+    mixed = (1 - tint) * (light * pixels + (1 - light) * DIM * grey) + tint * heat_colour(0.3 + 0.6 * heat)
     return Image.fromarray(np.where(seen[..., None], mixed, UNSEEN * grey).clip(0, 255).astype(np.uint8))
 
 

@@ -6,31 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from cli import main
 from extract.audit.run_again import RerunReport
 from extract.audit.verdict import Verdict
 from recipes.context_digits.generate import generate
 from store import VerifyReport, read_header
 from store.problems import Cause
+from tests.tokenmix_commands.conftest import QUICK, TEACHER, tokenmix
 from tokenmix_commands.output.for_programs import bench_values, info_values, print_json, verdict_values
 from tokenmix_loader.bench import BenchReport, Cost
 
 PAGE = Path(__file__).parents[3] / "docs" / "command-line.md"
-TEACHER = [
-    "--teacher",
-    "test_resnet",
-    "--random-weights",
-    "0",
-    "--input-size",
-    "64",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
-]
-QUICK = [*TEACHER, "--num-classes", "10", "--shard-size", "8"]
 
 
 def promised(command: str) -> set[str]:
@@ -40,30 +26,12 @@ def promised(command: str) -> set[str]:
     return {*re.findall(r"`(\w+)`", row.group(1))}
 
 
-def tokenmix(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
     """What a command prints on stdout, and nothing but that."""
     done = tokenmix(*arguments, "--json")
     assert done.exit_code == code, done.output
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("digits")
-    generate(root, 20, seed=1, split="test")
-    return root / "images"
-
-
-@pytest.fixture(scope="module")
-def maps(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("store") / "maps"
-    assert tokenmix("extract", images, store, *QUICK).exit_code == 0
-    return store
 
 
 def test_plan(images: Path) -> None:

@@ -3,36 +3,22 @@
 Needs Chromium, Debian's or the one that $CHROMIUM names; run by `make test-browser`.
 """
 
-import os
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from extract.images.listing import list_images
 from tests.tokenmix_loader.conftest import GRID, StoreMaker, keys_and_labels
 from tokenmix_loader.figures.report import write_report
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844), "small phone": (320, 600)}
 LONG = "a_class_whose_name_is_one_word_of_a_hundred_letters_" * 2
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or set CHROMIUM"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+pytest_plugins = ["tests.chromium"]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture

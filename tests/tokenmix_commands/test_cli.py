@@ -10,21 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from cli import main
 from recipes.context_digits.generate import generate
 from store import MapStore
+from tests.tokenmix_commands.conftest import QUICK, TEACHER, tokenmix
 from tokenmix_commands.output.terminal import user_errors
 
-TEACHER = ["--teacher", "test_resnet", "--random-weights", "0", "--num-classes", "10", "--input-size", "64"]
-ROOT = Path(__file__).parents[1]
-QUICK = [*TEACHER, "--workers", "0", "--shard-size", "8", "--device", "cpu"]
-
-
-def tokenmix(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+ROOT = Path(__file__).parents[2]
 
 
 def fails(result: Result, *parts: str, code: int = 1) -> None:
@@ -34,23 +28,10 @@ def fails(result: Result, *parts: str, code: int = 1) -> None:
     assert "Traceback" not in result.output
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("digits")
-    generate(root, 20, seed=1, split="test")
-    return root / "images"
-
-
-@pytest.fixture(scope="module")
-def maps(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("store") / "maps"
-    assert tokenmix("extract", images, store, *QUICK).exit_code == 0
-    return store
-
-
 def test_extract_as_a_process(images: Path, tmp_path: Path) -> None:
     """Outside the test's interpreter, with decoding processes, without a terminal: plain progress lines."""
-    command = [sys.executable, "-m", "cli", "extract", images, tmp_path / "maps", *TEACHER, "--workers", "2"]
+    job = ["extract", images, tmp_path / "maps", *TEACHER, "--num-classes", "10", "--workers", "2"]
+    command = [sys.executable, "-m", "cli", *job]
     first = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert "20/20 images" in first.stderr
