@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from recipes.ablation.arms import ARMS, BASELINE, MASKS, QUESTIONS
 from recipes.ablation.log import AblationError, Experiment, Record, find_experiment, write_json
+from recipes.ablation.training import STUDENTS
 from recipes.evaluate.drawing import COLOURS, save
 from recipes.intervals import Interval, interval
 
@@ -120,13 +121,16 @@ def answer_table(answers: Sequence[Answer]) -> list[str]:
     ]
 
 
-def lacking(rows: Sequence[Row]) -> str:
-    """A sentence on arms with fewer seeds than others, and those with none; empty if there are no such arms."""
+def lacking(student: str, rows: Sequence[Row]) -> str:
+    """Sentences on arms with fewer seeds than others, with none, and that do not fit the student; empty if none."""
     most = max(row.seeds for row in rows)
     seeds = dict.fromkeys(ARMS, 0) | {row.arm: row.seeds for row in rows}
     fewer = [f"`{arm}` ({count} of {most})" for arm, count in seeds.items() if 0 < count < most]
-    none = [f"`{arm}`" for arm, count in seeds.items() if not count]
-    parts = [f"Fewer seeds yet: {', '.join(fewer)}."] * bool(fewer) + [f"Not run: {', '.join(none)}."] * bool(none)
+    fits = {arm: STUDENTS[student].fits(ARMS[arm]) for arm, count in seeds.items() if not count}
+    none = {answer: ", ".join(f"`{arm}`" for arm, found in fits.items() if found is answer) for answer in (True, False)}
+    parts = [f"Fewer seeds yet: {', '.join(fewer)}."] if fewer else []
+    parts += [f"Not run: {none[True]}."] if none[True] else []
+    parts += [f"Not for this student, which has no token for each of the mask's: {none[False]}."] if none[False] else []
     return " ".join(parts)
 
 
@@ -169,7 +173,7 @@ def report(experiment: Experiment, figure: Path) -> str:
     ]
     for student, rows in tables.items():
         lines += ["", f"### {student}", "", *table(rows, words)]
-        lines += ["", lacking(rows)] * bool(lacking(rows))
+        lines += ["", lacking(student, rows)] * bool(lacking(student, rows))
         lines += ["", *answer_table(answers_of(by_student[student]))]
     return "\n".join(lines) + "\n"
 

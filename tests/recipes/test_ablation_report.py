@@ -55,9 +55,16 @@ def test_differences_are_paired_by_seed() -> None:
     assert area.difference.mean == pytest.approx(3.5)
     assert area.difference.half == pytest.approx(half)
     assert area.difference.signed().startswith("+3.5 ± ")
-    assert "Fewer seeds yet: `none` (2 of 3), `block-ideal` (2 of 3), `mixup` (1 of 3). Not run: " in lacking(
-        [none, area, *rows_of(RECORDS)[2:]]
-    )
+
+
+def test_arms_that_lack_runs_are_named() -> None:
+    rows = rows_of(RECORDS)
+    cnn, vit = lacking("small_cnn", rows), lacking("small_vit", rows)
+    assert "Fewer seeds yet: `none` (2 of 3), `block-ideal` (2 of 3), `mixup` (1 of 3). Not run: `block-paper`" in cnn
+    assert "`tokenlabeling`" not in cnn.partition("Not for this student")[0]
+    assert cnn.endswith("Not for this student, which has no token for each of the mask's: `tokenlabeling`.")
+    assert "`tokenlabeling`" in vit
+    assert "Not for this student" not in vit
 
 
 def test_answers_compare_the_seeds_that_both_arms_have() -> None:

@@ -1,5 +1,6 @@
 """A store of six files that is extended once, and processes that are killed."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -53,8 +54,40 @@ def kill_after(seconds: float, call: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def kill_alone(after: float, name: str, source: str, target: str) -> None:
-    """Run `push` or `pull` in a process of its own, and kill it so long after it has begun.
+def kill_at(moment: int | None, call: Callable[[], object]) -> int | None:
+    """Run the call in a process of its own, which is killed there; how many moments it had, if it came to its end.
+
+    A moment is where Python is about to open, move or remove a file, or the like: machines of any speed have the same.
+    """
+    here, there = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(there, str(_count(moment, call)).encode())
+        finally:
+            os._exit(0)
+    os.close(there)
+    with os.fdopen(here) as pipe:
+        moments = pipe.read()
+    ended = os.waitpid(child, 0)[1]
+    assert ended in (0, signal.SIGKILL)
+    return int(moments) if ended == 0 else None
+
+
+def _count(moment: int | None, call: Callable[[], object]) -> int:
+    passed = itertools.count()
+
+    def look(event: str, _: object) -> None:
+        if event.startswith(("open", "os.")) and next(passed) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+    call()
+    return next(passed)
+
+
+def kill_alone(after: float, name: str, source: str, target: str) -> bool:
+    """Run `push` or `pull` in a process of its own, and kill it so long after it has begun; whether before its end.
 
     Not forked: both processes would talk through the same connections.
     """
@@ -69,3 +102,4 @@ def kill_alone(after: float, name: str, source: str, target: str) -> None:
         process.stdout.readline()
         time.sleep(after)
         process.kill()
+    return process.returncode == -signal.SIGKILL

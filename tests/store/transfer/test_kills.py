@@ -9,22 +9,29 @@ import pytest
 
 from store import MapStore, StoreError, TransferError, pull, push, read_header, verify
 from tests.store.conftest import contents
-from tests.store.transfer.conftest import kill_after
+from tests.store.transfer.conftest import kill_after, kill_at
 
 KILLS = 100
 pytestmark = pytest.mark.kills
 
 
 class Killer:
-    """Kills calls at random moments, of which about half come after the end, however fast the machine is by now."""
+    """Kills calls at random moments of a usual run, and every other one after a random time, perhaps amidst a write.
+
+    Which phases the kills reach is up to the moments alone: how long a phase takes depends on the machine.
+    """
 
     def __init__(self, rng: random.Random) -> None:
-        self.rng, self.latest_s = rng, 0.1
+        self.rng, self.usual, self.latest_s = rng, 0, 0.1
 
     def __call__(self, call: Callable[[], object]) -> None:
-        """Once; the call runs in a process of its own."""
-        killed = kill_after(self.rng.uniform(0, self.latest_s), call)
-        self.latest_s *= 1.1 if killed else 0.9
+        """Once; the call runs in a process of its own. The first is not killed: it tells how many moments there are."""
+        if self.usual and self.rng.random() < 0.5:
+            killed = kill_after(self.rng.uniform(0, self.latest_s), call)
+            self.latest_s *= 1.1 if killed else 0.9
+            return
+        moments = kill_at(self.rng.randrange(self.usual) if self.usual else None, call)
+        self.usual = max(self.usual, moments or 0)
 
 
 def finished(folder: Path, whole: dict[str, bytes]) -> dict[str, int]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from store import Cause, MapStore, StoreError, StoreMismatch, TransferError, pull, push, read_header, verify
 from store.transfer.remote import Remote
 from tests.store.conftest import contents, flip, make_rows, renew_checksum, write_store
-from tests.store.transfer.conftest import kill_after
+from tests.store.transfer.conftest import kill_at
 
 
 @pytest.fixture
@@ -218,12 +218,12 @@ def pull_at_once(there: Path, target: Path) -> None:
 
 
 def test_who_dies_with_the_lock_blocks_nobody(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(remote: Remote, name: str, target: Path) -> None:
-        time.sleep(60)
+    def die(remote: Remote, name: str, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "fetch", hang)
-        assert kill_after(0.3, lambda: pull(there, tmp_path / "maps"))
+        patch.setattr(Remote, "fetch", die)
+        assert kill_at(None, lambda: pull(there, tmp_path / "maps")) is None
     assert (tmp_path / ".maps.pull.lock").exists()
     said: list[str] = []
     assert pull(there, tmp_path / "maps", say=said.append).moved == 7
