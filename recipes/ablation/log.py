@@ -95,8 +95,7 @@ def open_experiment(
 ) -> Experiment:
     """The one of these settings and this code; `chosen` describes the data."""
     shared = {
-        **chosen, **asdict(schedule), "device": device_name(device), "data": data.digest(), "code": code_digest(),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")},
+        **chosen, **asdict(schedule), "device": device_name(device), "data": data.digest(), **_code(),
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     experiment = Experiment(folder / "runs" / digest[:12], shared)
@@ -104,11 +103,21 @@ def open_experiment(
     return experiment
 
 
+def _code() -> dict[str, Any]:
+    libraries = ("torch", "torchvision", "timm", "numpy", "pillow")
+    return {"code": code_digest(), "versions": {name: version(name) for name in libraries}}
+
+
 def find_experiment(folder: Path, name: str | None) -> Experiment:
-    """The only one of a folder, or that of this name. Raises AblationError for none and for several."""
+    """The one of this name; else the only one, or of several the only one of code and versions as they are now.
+
+    Raises AblationError where that is none, or several.
+    """
     found = {path.parent.name: path.parent for path in sorted((folder / "runs").glob(f"*/{SHARED_FILE}"))}
-    if name is None and len(found) == 1:
-        (name,) = found
+    if name is None:
+        now = _code() if len(found) > 1 else {}
+        fitting = [each for each in found if now.items() <= read_record(found[each] / SHARED_FILE).items()]
+        name = fitting[0] if len(fitting) == 1 else None
     if name not in found:
         counts = ", ".join(f"{each} ({len(list(path.glob('*/*.json')))} runs)" for each, path in found.items())
         raise AblationError(

@@ -18,7 +18,7 @@ from timm.utils import AttentionExtract
 from extract.images import list_images
 from recipes.evaluate.batch import choose, decoded
 from recipes.evaluate.drawing import grid_of, heat, picture, save, shown
-from recipes.evaluate.student import Student, load_students, student_options
+from recipes.evaluate.student import Student, load_students, mistakes_as_messages, student_options
 
 
 @torch.inference_mode()
@@ -69,12 +69,10 @@ def draw(students: list[Student], images: list[Image.Image], layers: int = 12) -
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="attention.png", show_default=True)
 def main(images: Path, count: int, seed: int, output: Path, **student: Any) -> None:
     """Load, choose, draw."""
-    try:
+    with mistakes_as_messages():
         listed = list_images(images)
         chosen = choose(listed.labels, count, np.random.default_rng(seed))
         save(draw(load_students(**student), decoded(listed, chosen)), output)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
     click.echo(f"{output}: attention of the class token")
 
 

@@ -7,7 +7,7 @@ The same tokens are dropped for every student. The label's own class is drawn da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from extract.images import list_images
 from recipes.evaluate.batch import choose, decoded
 from recipes.evaluate.drawing import COLOURS, grid_of, picture, save, shown
 from recipes.evaluate.occlusion import mask_tokens, orders
-from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side
+from recipes.evaluate.student import Student, load_students, mistakes_as_messages, student_options, tokens_per_side
 
 FIRST = 3  # classes that are named
 
@@ -92,6 +92,12 @@ def _bars(axes: Any, students: Sequence[str], found: Sequence[Answer], label: in
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="confidences.png", show_default=True)
 def main(images: Path, count: int, grid: int | None, seed: int, output: Path, **student: Any) -> None:
     """Load, choose, draw."""
+    with mistakes_as_messages():
+        _draw_into(output, images, count, grid, seed, student)
+    click.echo(f"{output}: the three likeliest classes at each share of dropped tokens")
+
+
+def _draw_into(output: Path, images: Path, count: int, grid: int | None, seed: int, student: Mapping[str, Any]) -> None:
     listed, rng = list_images(images), np.random.default_rng(seed)
     if len(listed.class_names) != student["num_classes"]:
         raise click.UsageError(
@@ -102,7 +108,6 @@ def main(images: Path, count: int, grid: int | None, seed: int, output: Path, **
     labels = [int(listed.labels[row]) for row in rows]
     figure = draw(students, decoded(listed, rows), labels, listed.class_names, side, (0, 0.25, 0.5, 0.75), rng)
     save(figure, output)
-    click.echo(f"{output}: the three likeliest classes at each share of dropped tokens")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,14 @@ from timm.data import create_dataset
 from torch.utils.data import DataLoader
 
 from recipes.evaluate.drawing import COLOURS, save
-from recipes.evaluate.student import Student, load_students, student_options, tokens_per_side
+from recipes.evaluate.student import (
+    Student,
+    load_students,
+    mistakes_as_messages,
+    outputs_of,
+    student_options,
+    tokens_per_side,
+)
 from recipes.intervals import wilson
 from tokenmix_loader import MapDataset, MapStore, mix_images, read_tokens
 
@@ -34,6 +41,7 @@ Curves = dict[str, Ints]  # order -> images classified correctly at each share o
 @click.command(help="Evaluate students on IMAGES, a class folder, with tokens dropped.")
 @click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @student_options
+@click.option("--class-map", type=click.Path(exists=True, path_type=Path), help="As for `tokenmix extract`.")
 @click.option("--maps", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A store of IMAGES.")
 @click.option("--grid", type=click.IntRange(1), help="Tokens per side; default: the students' patches.")
 @click.option(
@@ -44,20 +52,23 @@ Curves = dict[str, Ints]  # order -> images classified correctly at each share o
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="occlusion.png", show_default=True)
 def main(
-    images: Path, maps: Path | None, grid: int | None, steps: int, batch_size: int, workers: int, seed: int,
-    output: Path, **student: Any,
+    images: Path, class_map: Path | None, maps: Path | None, grid: int | None, steps: int, batch_size: int,
+    workers: int, seed: int, output: Path, **student: Any,
 ) -> None:  # fmt: skip
     """Load, evaluate, print and draw."""
-    shares, store = np.linspace(0, 1, steps).tolist(), MapStore(maps) if maps else None
-    curves, count = {}, 0
-    students = load_students(**student)
-    side = tokens_per_side(students, grid)
-    for one in students:
-        dataset = create_dataset("", root=str(images), is_training=False, transform=None if store else one.transform)
-        count = len(dataset)
-        joined = MapDataset(dataset, store, one.transform) if store else dataset
-        loader = DataLoader(joined, batch_size, num_workers=workers)
-        curves[one.label] = evaluate(one, loader, store, side, shares, np.random.default_rng(seed))
+    shares, curves, count = np.linspace(0, 1, steps).tolist(), {}, 0
+    with mistakes_as_messages():
+        store, students = MapStore(maps) if maps else None, load_students(**student)
+        side = tokens_per_side(students, grid)
+        outputs = outputs_of(images, student["num_classes"], class_map)
+        for one in students:
+            own = None if store else one.transform
+            dataset = create_dataset("", root=str(images), is_training=False, transform=own)
+            count = len(dataset)
+            joined = MapDataset(dataset, store, one.transform) if store else dataset
+            loader = DataLoader(joined, batch_size, num_workers=workers)
+            rng = np.random.default_rng(seed)
+            curves[one.label] = evaluate(one, loader, store, side, shares, rng, outputs)
     click.echo(f"{'dropped':30}" + "".join(f"{share:7.0%}" for share in shares))
     for label, found in curves.items():
         for order, hits in found.items():
@@ -69,12 +80,16 @@ def main(
 @torch.inference_mode()
 def evaluate(
     student: Student, loader: DataLoader[Any], store: MapStore | None, grid: int, shares: list[float],
-    rng: np.random.Generator,
+    rng: np.random.Generator, outputs: torch.Tensor | None = None,
 ) -> Curves:  # fmt: skip
-    """How many images are classified correctly, for each order of dropping and each share of tokens dropped."""
+    """How many images are classified correctly, for each order of dropping and each share of tokens dropped.
+
+    `outputs` [K]: the student's output of each class; default: they have one order.
+    """
     hits: Curves = {}
     for pixels, target in loader:
         label = target if store is None else target.label
+        label = label if outputs is None else outputs[label]
         tokens = None if store is None else read_tokens(store, target, (grid, grid))
         for order, places in orders(rng, len(pixels), grid, tokens):
             for step, share in enumerate(shares):

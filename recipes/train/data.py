@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +151,7 @@ def open_training(
     """timm's dataset, transform and prefetcher, as create_loader puts them together, around batches of our own."""
     dataset = MapDataset(create_dataset("", root=str(images), is_training=True), store, missing=settings.missing)
     data = student.data
-    dataset.transform = create_transform(
-        data["input_size"], is_training=True, use_prefetcher=True, mean=data["mean"], std=data["std"],
-        auto_augment=None if settings.aa == "none" else settings.aa, color_jitter=0.4, hflip=settings.hflip,
-        scale=settings.crop_scale, interpolation="bicubic",
-    )  # fmt: skip
+    dataset.transform = _transform(data, settings)
     tokens = student.grid[0] * student.grid[1]
     batches = EpochBatches(len(dataset), settings, processes)  # first: a collate that nobody asks says so at the end
     try:
@@ -168,6 +164,21 @@ def open_training(
         plain, data["mean"], data["std"], device=processes.device, re_prob=settings.reprob, re_mode="pixel"
     )
     return TrainingData(loader, batches, collate)
+
+
+def _transform(data: Mapping[str, Any], settings: Settings) -> Any:
+    """timm's. Raises TrainingError."""
+    try:
+        return create_transform(
+            data["input_size"], is_training=True, use_prefetcher=True, mean=data["mean"], std=data["std"],
+            auto_augment=None if settings.aa == "none" else settings.aa, color_jitter=0.4, hflip=settings.hflip,
+            scale=settings.crop_scale, interpolation="bicubic",
+        )  # fmt: skip
+    except (AssertionError, ValueError) as error:
+        raise TrainingError(
+            "--aa: expected none, or what timm's create_transform takes as auto_augment, such as "
+            f"rand-m9-mstd0.5-inc1, found {settings.aa!r} ({error}); choose another"
+        ) from error
 
 
 def _loading(workers: int, processes: Processes) -> dict[str, Any]:

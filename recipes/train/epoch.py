@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,12 @@ def train_epoch(run: Run, epoch: int) -> Row:
     run.scheduler.step_update(update)
     run.network.train()
     for number, (images, targets) in enumerate(_shown(batches, epoch, run.processes.rank), 1):
-        loss = _loss(run, images, targets)
+        complete = number % settings.accumulate == 0
+        with nullcontext() if complete or run.processes.count == 1 else run.network.no_sync():
+            loss = _loss(run, images, targets)
+            (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-        (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-        if number % settings.accumulate == 0:
+        if complete:
             lr, update = run.optimizer.param_groups[0]["lr"], update + 1
             _update(run, update)
     mean = float(run.processes.summed(total)) / (len(batches) * run.processes.count)
@@ -100,7 +103,7 @@ def evaluate(run: Run) -> tuple[float | None, float | None]:
     if run.processes.count > 1:
         for model in models:  # statistics of batch normalisation differ from process to process
             distribute_bn(model, run.processes.count, reduce=True)
-    if not run.validation:
+    if run.validation is None:
         return None, None
     hits = torch.zeros(3, dtype=torch.float64, device=run.processes.device)  # of each model, and images
     for model in models:
@@ -110,13 +113,15 @@ def evaluate(run: Run) -> tuple[float | None, float | None]:
         for place, model in enumerate(models):
             hits[place] += (_logits(run, model, images)[0].argmax(dim=1) == labels).sum()
         hits[2] += len(labels)
-    top1 = (run.processes.summed(hits)[:2] / hits[2]).tolist()
+    *right, seen = run.processes.summed(hits).tolist()
+    top1 = [found / seen for found in right]
     return top1[0], top1[1] if run.ema else None
 
 
 def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """What the training itself draws, dropout and erasing; an epoch's follows from its number alone."""
-    random_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) >> 1, rank)
+    drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random_seed(drawn >> 1, rank)  # which adds the rank, and NumPy takes seeds below 2 ** 32
 
 
 def _shown(batches: Any, epoch: int, rank: int) -> Any:

@@ -1,6 +1,6 @@
 """The smallest training script made of the calls of timm's own train.py; what TokenMix changes is marked.
 
-    python recipes/train/minimal.py IMAGES MAPS --model deit_small_patch16_224 --epochs 300 --batch-size 1024
+    python recipes/train/minimal.py IMAGES MAPS --model deit_small_patch16_224 --epochs 300 --batch-size 1024 --lr 1e-3
 
 IMAGES is a class folder, MAPS the store that `tokenmix extract IMAGES MAPS` left. Needs an installed tokenmix-maps
 and nothing else of the repository. One process; no evaluation, logging or resuming: those are in train.py, beside it.

@@ -33,6 +33,7 @@ def _choice(*names: str) -> click.Choice[str]:
 
 _SHARE = click.FloatRange(0, 1)
 _COUNT = click.IntRange(min=1)
+_RATE = click.FloatRange(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,13 @@ class Settings:
     epochs: int = _of(300, "The paper's: 300, or 400.", type=_COUNT)
     batch_size: int = _of(BASE_BATCH, "Images per update, of all processes together.", type=_COUNT)
     accumulate: int = _of(1, "Parts of an update that are computed one after another.", type=_COUNT)
-    lr_base: float = _of(1e-3, f"Learning rate at a batch of {BASE_BATCH}; scaled linearly.")
-    lr: float | None = _of(None, "The learning rate itself, not scaled.", type=float)
-    min_lr: float = _of(1e-6, "Where the cosine ends.")
-    warmup_lr: float = _of(1e-6, "Where the warm-up begins.")
+    lr_base: float = _of(1e-3, f"Learning rate at a batch of {BASE_BATCH}; scaled linearly.", type=_RATE)
+    lr: float | None = _of(None, "The learning rate itself, not scaled.", type=_RATE)
+    min_lr: float = _of(1e-6, "Where the cosine ends.", type=_RATE)
+    warmup_lr: float = _of(1e-6, "Where the warm-up begins.", type=_RATE)
     warmup_epochs: int = _of(5, "At most half of all epochs.", type=click.IntRange(min=0))
-    weight_decay: float = _of(0.05, "Of AdamW.")
-    clip_grad: float | None = _of(None, "Longest gradient; default: any.", type=float)
+    weight_decay: float = _of(0.05, "Of AdamW.", type=_RATE)
+    clip_grad: float | None = _of(None, "Longest gradient; default: any.", type=click.FloatRange(0, min_open=True))
     ema_decay: float | None = _of(None, "Average the weights too, by this decay, such as .9999.", type=_SHARE)
     loss: str = _of("bce", "Of tokenmix, area and relabel.", type=_choice("bce", "ce"))
     precision: str = _of("auto", "auto: bfloat16 on a GPU.", type=_choice("auto", "float32", "bfloat16"))

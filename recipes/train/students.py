@@ -31,7 +31,9 @@ class Student:
 
 def create_student(settings: Settings, num_classes: int) -> Student:
     """A student with K outputs, untrained. Raises TrainingError."""
-    given = dict(_argument(text) for text in settings.model_arg)
+    given = dict(model_argument(text) for text in settings.model_arg)
+    if "num_classes" in given:
+        raise TrainingError("--model-arg: expected what only the network knows, found num_classes; give --num-classes")
     model = _create(settings, num_classes, given)
     side = settings.img_size
     data = resolve_data_config({"input_size": (3, side, side) if side else None}, model=model)
@@ -107,7 +109,8 @@ def _create(settings: Settings, num_classes: int, given: dict[str, Any]) -> Any:
         ) from error
 
 
-def _argument(text: str) -> tuple[str, Any]:
+def model_argument(text: str) -> tuple[str, Any]:
+    """Name and value of NAME=VALUE, where the value is a Python literal or a word. Raises TrainingError."""
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
         raise TrainingError(f"--model-arg: expected NAME=VALUE, found {text!r}; such as depth=6 or depths=(1,1,1,1)")

@@ -64,7 +64,7 @@ def train(
         random_seed(settings.seed)
         student = create_student(settings, classes.count)
         data = open_training(images, store, classes, student, settings, processes, workers)
-        validation = val and open_validation(val, classes, student, settings, processes, workers)
+        validation = open_validation(val, classes, student, settings, processes, workers) if val else None
         run = assemble(settings, processes, student, data, validation)
         expected = identity(settings, store.header.content_digest, list(classes.outputs), processes.count)
         history = resume(run, out, expected)
@@ -80,7 +80,7 @@ def assemble(settings: Settings, processes: Processes, student: Student, data: T
     """A run at its beginning."""
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     network = student.network.to(processes.device, memory_format=layout)  # type: ignore[call-overload]
-    ema = settings.ema_decay and ModelEmaV3(student.model, decay=settings.ema_decay, use_warmup=True)
+    ema = settings.ema_decay and ModelEmaV3(student.model, decay=settings.ema_decay)
     optimizer = create_optimizer_v2(student.model, opt="adamw", lr=settings.peak_lr, weight_decay=settings.weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer, num_epochs=settings.epochs, warmup_epochs=warmup_epochs(settings), min_lr=settings.min_lr,
@@ -111,6 +111,7 @@ def resume(run: Run, out: Path, expected: dict[str, Any]) -> list[Row]:
     """
     state = load_last(out, expected)
     history = state["history"] if state else []
+    # Numbers are equal if the square of their sum is as many times the sum of their squares.
     done = run.processes.summed(torch.tensor([len(history), len(history) ** 2], device=run.processes.device))
     if done[0] ** 2 != done[1] * run.processes.count:
         raise TrainingError(f"{out / LAST}: expected the same file in all processes; put --out where all can read it")
@@ -197,8 +198,15 @@ def main(
     """Train, with a user's mistakes as messages."""
     try:
         train(images, maps, out, Settings(**settings), val=val, class_map=class_map, workers=workers, device=device)
-    except (TrainingError, ImagesError, StoreError, UntraceableTransform, OSError) as error:
+    except (TrainingError, ImagesError, UntraceableTransform) as error:
         raise click.ClickException(str(error)) from error
+    except (StoreError, OSError) as error:  # of one in a loading process torch gives the traceback, and it comes last
+        raise click.ClickException(str(error).strip().splitlines()[-1]) from error
+    except torch.OutOfMemoryError as error:
+        raise click.ClickException(
+            f"expected memory for an update of {settings['batch_size']} images in {settings['accumulate']} parts per "
+            f"process, found {error}; give a higher --accumulate, and the same batch has more and smaller parts"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,9 @@ def test_other_schedule_data_and_code_are_kept_apart(
     assert sum("kept apart" in line for line in lines) == 3
     with pytest.raises(AblationError, match=rf"found no name and .*{runner.experiment.folder.name} \(2 runs\)"):
         find_experiment(folder, None)
+    for other in (others[0], others[2]):
+        shutil.rmtree(other.folder)
+    assert find_experiment(folder, None) == runner.experiment  # of two, the one of the code as it is now
     assert find_experiment(folder, runner.experiment.folder.name) == runner.experiment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from recipes.context_digits.generate import generate
-from recipes.evaluate import attention, confidences, masks, salient_area
+from recipes.evaluate import attention, confidences, masks, occlusion, salient_area
 from recipes.evaluate.batch import choose, whole_images
-from recipes.evaluate.student import load_students
-from recipes.small_students import small_vit
+from recipes.evaluate.student import load_students, outputs_of
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 from tokenmix_loader import MapStore
 
@@ -33,14 +33,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("student") / "student.pt"
-    torch.save(timm.create_model(small_vit.__name__, num_classes=10).state_dict(), path)
+    torch.save(timm.create_model("small_vit", num_classes=10).state_dict(), path)
     return path
 
 
 def test_attention_is_that_of_the_first_row() -> None:
     """Of the first layer, computed by hand from its weights."""
     torch.manual_seed(0)
-    model, images = timm.create_model(small_vit.__name__).eval(), torch.rand(2, 3, 64, 64)
+    model, images = timm.create_model("small_vit").eval(), torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         block, tokens = model.blocks[0], model._pos_embed(model.patch_embed(images))
         query, key, _ = block.attn.qkv(block.norm1(tokens)).reshape(2, 65, 3, 4, 16).permute(2, 0, 3, 1, 4)
@@ -82,6 +82,30 @@ def test_other_classes_than_the_students(digits: Path) -> None:
     assert "expected the 10 class folders" in done.output
 
 
+def test_outputs_of_classes(tmp_path: Path, digits: Path) -> None:
+    assert outputs_of(digits / "images", 10, None).tolist() == [*range(10)]
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in reversed(range(10))))
+    assert outputs_of(digits / "images", 10, tmp_path / "names.txt").tolist() == [*reversed(range(10))]
+
+
+@pytest.mark.parametrize("command", [attention.main, confidences.main, occlusion.main])
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ("--num-classes 10 --model small_vi", 2, "--model small_vi: expected a network of 10 classes"),
+        ("--num-classes 10 --model small_vit --model-arg depth=2", 2, "'depth': 2}, that takes the weights of"),
+        ("--num-classes 10 --model small_vit --model-arg depth", 2, "expected NAME=VALUE"),
+    ],
+)
+def test_students_that_do_not_fit(
+    digits: Path, checkpoint: Path, command: Any, options: str, status: int, message: str
+) -> None:
+    arguments = [str(digits / "images"), "--checkpoint", str(checkpoint), *options.split()]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == status
+    assert message in " ".join(done.output.split())
+
+
 def test_tokens_that_do_not_fit(digits: Path, checkpoint: Path) -> None:
     options = f"--model small_vit --checkpoint {checkpoint} --num-classes 10 --grid 14"
     done = CliRunner().invoke(confidences.main, [str(digits / "images"), *options.split()])
@@ -90,7 +114,7 @@ def test_tokens_that_do_not_fit(digits: Path, checkpoint: Path) -> None:
 
 
 def test_answers_are_the_likeliest(checkpoint: Path) -> None:
-    (student,) = load_students(small_vit.__name__, [checkpoint], (), 10, None, None, None)
+    (student,) = load_students("small_vit", [checkpoint], (), 10, None, None, None)
     pixels = torch.rand(2, 3, 64, 64)
     expected = student.model(pixels).softmax(1)
     for answer, row in zip(confidences.answers(student, pixels), expected, strict=True):

@@ -40,6 +40,18 @@ def test_digits_go_first_or_last(tmp_path: Path) -> None:
         assert len(picture.getcolors(1 << 20) or []) > 3
 
 
+def test_classes_go_by_a_map(tmp_path: Path) -> None:
+    generate(tmp_path / "data", ROWS, seed=0, split="test")
+    write_perfect_maps(tmp_path / "maps", tmp_path / "data" / "images")
+    (tmp_path / "names.txt").write_text("1 2 3 4 5 6 7 8 9 0".replace(" ", "\n"))
+    options = f"--model test_resnet --checkpoint {TEACHER} --model-arg output_stride=8 --num-classes 10 --grid 12"
+    options += f" --input-size 96 --crop-mode squash --crop-pct 1 --steps 2 --workers 0 -o {tmp_path / 'o.png'}"
+    options += f" --maps {tmp_path / 'maps'} --class-map {tmp_path / 'names.txt'}"
+    done = CliRunner().invoke(occlusion.main, [str(tmp_path / "data" / "images"), *options.split()])
+    assert done.exit_code == 0, done.output
+    assert float(done.output.splitlines()[1].split()[2].rstrip("%")) < 20  # each class is taken for its neighbour
+
+
 def test_interval_of_a_share() -> None:
     """Wilson's, as in Brown, Cai and DasGupta (2001): 5 of 10 and 0 of 10."""
     low, high = wilson(np.array([5, 0]), 10)
@@ -50,4 +62,4 @@ def test_interval_of_a_share() -> None:
 def test_a_model_argument_that_is_none() -> None:
     done = CliRunner().invoke(occlusion.main, [str(Path(__file__).parent), "--model-arg", "depth"])
     assert done.exit_code == 2
-    assert "expected NAME=NUMBER" in done.output
+    assert "expected NAME=VALUE" in done.output

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
 
 import recipes.train.epoch
 from recipes.context_digits.generate import generate
@@ -22,12 +21,12 @@ from recipes.train.data import find_classes, open_validation
 from recipes.train.processes import Processes
 from recipes.train.settings import Settings, TrainingError
 from recipes.train.students import create_student
-from recipes.train.train import main, train
-from store import StoreMismatch
+from recipes.train.train import train
 from tests.recipes.test_fidelity import ROWS, write_perfect_maps
 from tokenmix_loader import MapStore
 
 SMALL = Settings(model="small_vit", img_size=32, epochs=2, batch_size=30, lr=1e-3)
+BRIEF = replace(SMALL, epochs=1, batch_size=10)
 HERE = Processes(torch.device("cpu"))
 
 
@@ -73,6 +72,25 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def test_averaged_weights_have_the_given_decay(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first update on, which they begin with."""
+    update, seen = recipes.train.epoch._update, []
+
+    def look(run: Any, number: int) -> None:
+        update(run, number)
+        seen.append({name: value.clone() for name, value in run.student.model.state_dict().items()})
+
+    monkeypatch.setattr(recipes.train.epoch, "_update", look)
+    run(digits, tmp_path, replace(BRIEF, ema_decay=0.9))
+    expected = seen[0]
+    for after in seen[1:]:
+        expected = {name: value.lerp(after[name], 0.1) if value.is_floating_point() else after[name]
+                    for name, value in expected.items()}  # fmt: skip
+    averaged = torch.load(tmp_path / LAST, weights_only=True)["state_dict_ema"]
+    assert largest_difference(averaged, expected) < 1e-6
+    assert largest_difference(averaged, seen[-1]) > 1e-4
 
 
 def test_log_weights_and_settings_are_left(digits: Digits, tmp_path: Path) -> None:
@@ -181,16 +199,6 @@ def test_resuming_with_other_settings_names_the_first(digits: Digits, tmp_path: 
         run(digits, tmp_path, replace(SMALL, epochs=1))
 
 
-def test_learning_rate_follows_batch_warm_up_and_cosine(digits: Digits, tmp_path: Path) -> None:
-    assert Settings().peak_lr == 1e-3
-    assert Settings(batch_size=256).peak_lr == 2.5e-4
-    assert Settings(batch_size=256, lr=3e-4).peak_lr == 3e-4
-    settings = replace(SMALL, epochs=4, batch_size=20, model="small_cnn", lr=1e-2, min_lr=1e-3, warmup_epochs=1)
-    rates = [row["lr"] for row in run(digits, tmp_path, settings)]  # of each epoch's third and last update
-    cosine = [1e-3 + 9e-3 * (1 + np.cos(np.pi * update / 12)) / 2 for update in (5, 8, 11)]
-    assert rates == pytest.approx([1e-6 + (1e-2 - 1e-6) * 2 / 3, *cosine])
-
-
 def test_parts_of_an_update_add_up_to_its_mean(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[torch.Tensor] = []
 
@@ -207,52 +215,16 @@ def test_parts_of_an_update_add_up_to_its_mean(digits: Digits, tmp_path: Path, m
     assert torch.allclose(found[0], found[1], atol=1e-6)
 
 
-def test_blocks_have_a_fourteenth_of_all_tokens() -> None:
-    assert Settings().mixing(14 * 14)["min_tokens"] == 14
-    assert Settings().mixing(8 * 8)["min_tokens"] == 5
-    assert Settings(min_tokens=3).mixing(8 * 8)["min_tokens"] == 3
-    assert "min_tokens" not in Settings(mask_kind="attentive").mixing(8 * 8)
+def test_no_validation_images_of_its_own_is_no_reason_to_leave_the_others(digits: Digits, tmp_path: Path) -> None:
+    """With fewer images than processes some have none, and must still add their zeros to the sum of all."""
+    asked: list[torch.Tensor] = []
 
+    class Others(Processes):
+        def summed(self, numbers: torch.Tensor) -> torch.Tensor:
+            asked.append(numbers)
+            return numbers + 1
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"grid": 5}, r"--grid: expected a divisor of the images' 32 x 32 px, found 5"),
-        ({"model": "small_cnn", "img_size": 40}, r"--img-size: expected a multiple of 16 px"),
-        ({"model": "deit_smal"}, r"--model: expected a name that timm .* found 'deit_smal'; .*such as deit"),
-        ({"model_arg": ("depth",)}, r"--model-arg: expected NAME=VALUE, found 'depth'"),
-        ({"model_arg": ("deep=3",)}, r"--model small_vit: expected a network that takes .*deep"),
-        ({"num_classes": 9}, r"--num-classes: expected at least 10"),
-        ({"batch_size": 61}, r"--batch-size: expected at most the 60 images, found 61"),
-        ({"accumulate": 4}, r"--batch-size: expected a multiple of 4, .*found 30"),
-        ({"mask_kind": "puzzle", "kept": 0.3}, r"kept: expected kind"),
-        ({"mask_kind": "attentive", "min_tokens": 3}, r"min_tokens: expected kind"),
-        ({"lr": 1e30, "epochs": 3, "warmup_epochs": 0}, r"epoch \d: loss: expected a number"),
-    ],
-)
-def test_wrong_settings_are_refused_by_name(
-    digits: Digits, tmp_path: Path, changed: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(TrainingError, match=message):
-        run(digits, tmp_path, replace(SMALL, **changed))
-
-
-def test_maps_without_classes_of_tokens_are_refused(digits: Digits, tmp_path: Path) -> None:
-    with pytest.raises(StoreMismatch, match="topk"):
-        train(digits.images, digits.maps, tmp_path, replace(SMALL, supervision="relabel"), workers=0, device="cpu")
-
-
-def test_the_command_line_has_every_setting(digits: Digits, tmp_path: Path) -> None:
-    options = (
-        "--model small_cnn --img-size 32 --grid 4 --model-arg stem_width=8 --epochs 1 --batch-size 60 --accumulate 3 "
-        "--lr-base 0.02 --beta 1 1 --per sample --mask-kind random --precision bfloat16 --channels-last --clip-grad 1 "
-        "--crop-scale 0.5 1 --workers 0 --device cpu"
-    )
-    arguments = [str(digits.images), str(digits.maps), *options.split(), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    stored = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert (stored["beta"], stored["crop_scale"], stored["model_arg"]) == ([1, 1], [0.5, 1], ["stem_width=8"])
-    refused = CliRunner().invoke(main, [*arguments, "--kept", "0.3"], catch_exceptions=False)
-    assert refused.exit_code == 1
-    assert "kept: expected 0.5" in refused.output
+    student = create_student(SMALL, 10)
+    run = SimpleNamespace(student=student, ema=None, processes=Others(HERE.device), validation=[], settings=SMALL)
+    assert recipes.train.epoch.evaluate(run) == (1.0, None)  # type: ignore[arg-type]
+    assert len(asked) == 1

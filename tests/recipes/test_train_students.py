@@ -35,9 +35,12 @@ def test_every_family_trains_for_two_steps(digits: Digits, tmp_path: Path, name:
     assert create_student(settings, 10).grid == grid
     (row,) = run(digits, tmp_path, settings)
     assert 0 < (row["loss"] or math.nan) < 3
+    torch.manual_seed(settings.seed)
     before = create_student(settings, 10).model.state_dict()
     after = torch.load(tmp_path / "last.pt", weights_only=True)["state_dict"]
     assert before.keys() == after.keys()
+    learned = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(learned) > 0.8 * len([*create_student(settings, 10).model.parameters()])
 
 
 @pytest.mark.parametrize(

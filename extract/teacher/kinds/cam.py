@@ -20,7 +20,7 @@ from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, top1_of
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
-from extract.teacher.tokens.centres import WHOLE, TokenView, measure_token_view
+from extract.teacher.tokens.centres import WHOLE, TokenView, measure_token_view, view_at_size
 from extract.teacher.tokens.token_sources import TokenLayout, possible_layouts
 from store.spec import Json
 
@@ -31,7 +31,7 @@ FLOOR = 1e-12  # of a stage's largest value, so that one stage alone cannot make
 
 
 class Stage(NamedTuple):
-    """A module of the model, how its output is laid out, and the rectangle of the input that its grid covers."""
+    """A module of the model, how its output is laid out, and what its grid covers; of the input's own size."""
 
     name: str
     layout: TokenLayout
@@ -53,16 +53,13 @@ class Cam(Kind):
         self._scales = spec.scales or (1.0,)
         names = _last_stages(model) if spec.cam_stage is None else spec.cam_stage.split(",")
         self._modules = [_module_of(model, name) for name in names]
-        outputs = self._run(torch.zeros(1, 3, *input_size))[1]
-        layouts = [_layout_of_stage(name, output, input_size) for name, output in zip(names, outputs, strict=True)]
+        layouts = self._layouts(names, input_size)
         views = [self._measure_view(number, layout) for number, layout in enumerate(layouts)]
         self._stages = [Stage(*parts) for parts in zip(names, layouts, views, strict=True)]
-        self.grid = _stored_grid([layout.grid for layout in layouts])
+        self.grid = _stored_grid([layout.grid for scale in self._scales for layout in self._layouts_at(scale)])
         problem = next((view.problem for view in views if view.problem), "")
         self.token_view = TokenView(WHOLE, problem)  # maps are brought to even cells of the input
         self.input_size = _scaled(input_size, max(self._scales))
-        for scale in self._scales:
-            self._check_scale(scale)
 
     def header(self) -> dict[str, Json]:
         """As in Kind."""
@@ -99,10 +96,12 @@ class Cam(Kind):
                 logits, activations = self._run(images)
             slopes = torch.autograd.grad(logits.gather(1, outputs[:, None]).sum(), activations)
         found = []
+        size = images.shape[2], images.shape[3]
         for stage, activation, slope in zip(self._stages, activations, slopes, strict=True):
-            layout = _layout_of_stage(stage.name, activation, (images.shape[2], images.shape[3]))
+            layout = _layout_of_stage(stage.name, activation, size)
             cam = layout.split((slope.float() * activation.detach().float()).relu()).sum(3)
-            found.append(_unit(_resampled(cam, stage.view.rectangle, self.grid)).clamp_min(FLOOR).log())
+            rectangle = view_at_size(stage.view, stage.layout.grid, self._size, layout.grid, size)
+            found.append(_unit(_resampled(cam, rectangle, self.grid)).clamp_min(FLOOR).log())
         return found, logits.detach()
 
     def _run(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -142,11 +141,15 @@ class Cam(Kind):
 
         return measure_token_view(tokens, layout.grid, self._size)
 
-    def _check_scale(self, scale: float) -> None:
+    def _layouts(self, names: Sequence[str], size: tuple[int, int]) -> list[TokenLayout]:
+        outputs = self._run(torch.zeros(1, 3, *size))[1]
+        return [_layout_of_stage(name, output, size) for name, output in zip(names, outputs, strict=True)]
+
+    def _layouts_at(self, scale: float) -> list[TokenLayout]:
         size = _scaled(self._size, scale)
         try:
-            self._model(torch.zeros(1, 3, *size))
-        except (AssertionError, RuntimeError) as error:
+            return self._layouts([stage.name for stage in self._stages], size)
+        except (AssertionError, RuntimeError, TeacherError) as error:
             raise TeacherError(
                 f"--scales {scale:g}: expected a model that takes {size[0]} x {size[1]} px, found {error}; leave that "
                 "scale out, or see whether --model-arg dynamic_img_size=True helps"

@@ -74,6 +74,26 @@ def measure_token_view(tokens: Tokens, grid: tuple[int, int], input_size: tuple[
     return TokenView((x0, y0, x1, y1), "")
 
 
+def view_at_size(
+    view: TokenView, grid: tuple[int, int], size: tuple[int, int], other_grid: tuple[int, int], other: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """The rectangle of the same network's tokens on an input of `other` (height, width) instead of `size`.
+
+    Strides and padding are so many pixels, whatever the input's size; so are the first centre and the pitch.
+    """
+    if size == other or view.problem:
+        return view.rectangle
+    x0, y0, x1, y1 = view.rectangle
+    (left, right), (top, bottom) = (
+        (first * side / new, (first + (last - first) / n * new_n) * side / new)
+        for first, last, n, side, new_n, new in (
+            (x0, x1, grid[1], size[1], other_grid[1], other[1]),
+            (y0, y1, grid[0], size[0], other_grid[0], other[0]),
+        )
+    )
+    return left, top, right, bottom
+
+
 def mirrored_mean(rectangle: Sequence[float]) -> tuple[float, float, float, float]:
     """The rectangle of the mean of a map and the mirror image's map, mirrored back."""
     x0, y0, x1, y1 = rectangle

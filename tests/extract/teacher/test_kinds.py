@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from extract.errors import TeacherError
 from extract.images.listing import list_images
@@ -88,6 +89,54 @@ def test_cam_by_finite_differences() -> None:
     rectangle = teacher._kind._stages[0].view.rectangle  # type: ignore[attr-defined]
     expected = _resampled(expected[None], rectangle, (4, 4))[0]
     torch.testing.assert_close(stored, expected / expected.max(), rtol=1e-3, atol=1e-5)
+
+
+def cam_of(name: str, pixels: torch.Tensor, **settings: Any) -> torch.Tensor:
+    teacher = TimmTeacher(TeacherSpec(name, kind="cam", **(SPEC | settings)))
+    return teacher.start(pixels, torch.arange(len(pixels))).result().payload["label_cam"]
+
+
+def test_cam_fuses_stages_by_their_geometric_mean() -> None:
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    options: dict[str, Any] = {"model_args": {"output_stride": 8}}  # so that stages have one grid
+    one, two, both = (
+        cam_of("test_resnet", pixels, cam_stage=stages, **options) for stages in ("layer2", "layer4", "layer2,layer4")
+    )
+    expected = (one * two).sqrt()
+    assert one.shape == (3, 8, 8)
+    torch.testing.assert_close(both, expected / expected.amax((1, 2), keepdim=True), rtol=1e-4, atol=1e-5)
+    assert (both - (one + two) / 2).abs().max() > 0.1
+
+
+def test_cam_at_a_scale_is_that_of_an_input_of_this_size() -> None:
+    """Each place of the map over the same place of the image, although the network's shift is a fixed one in pixels."""
+    pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    scaled, direct = cam_of("resnet18", pixels, scales=(2.0,)), cam_of("resnet18", pixels, input_size=(128, 128))
+    assert scaled.shape == direct.shape == (3, 16, 16)
+    torch.testing.assert_close(scaled, direct, rtol=0, atol=0.05)
+
+
+def test_cam_fuses_scales_by_their_geometric_mean() -> None:
+    images, outputs = torch.randn(3, 3, 128, 128), torch.arange(3)
+    resized = {0.5: functional.interpolate(images, (64, 64), mode="bicubic", antialias=True), 1.0: images}
+
+    def kind(*scales: float) -> Any:
+        spec = TeacherSpec("test_resnet", kind="cam", scales=scales, **(SPEC | {"input_size": (128, 128)}))
+        return TimmTeacher(spec)._kind
+
+    both, alone = kind(0.5, 1.0), {scale: kind(scale) for scale in resized}
+    for one in alone.values():
+        one.grid = both.grid  # that of the finest stage of all
+    half, whole = (one.maps(resized[s], outputs, flipped=False).payload["label_cam"] for s, one in alone.items())
+    expected = (half * whole).sqrt()
+    found = both.maps(images, outputs, flipped=False).payload["label_cam"]
+    torch.testing.assert_close(found, expected / expected.amax((1, 2), keepdim=True), rtol=1e-3, atol=1e-5)
+    assert (half - whole).abs().max() > 0.1
+
+
+def test_too_small_scales_are_refused_at_the_start() -> None:
+    with pytest.raises(TeacherError, match=r"--scales 0\.1: expected a model that takes 6 x 6 px, found .*leave that"):
+        TimmTeacher(TeacherSpec("test_resnet", kind="cam", scales=(0.1, 1.0), **SPEC))
 
 
 def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, tmp_path: Path) -> None:

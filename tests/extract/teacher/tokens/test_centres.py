@@ -11,7 +11,7 @@ import torch
 from extract.settings import TeacherSpec
 from extract.teacher.preprocess import Preprocessing
 from extract.teacher.timm_teacher import TimmTeacher
-from extract.teacher.tokens.centres import PARTS, WHOLE, TokenView, measure_token_view, mirrored_mean
+from extract.teacher.tokens.centres import PARTS, WHOLE, TokenView, measure_token_view, mirrored_mean, view_at_size
 from extract.teacher.tokens.routes import Route, choose_route
 from tests.extract.teacher.models import shaken
 
@@ -39,6 +39,16 @@ def test_a_resnet_18_looks_to_the_upper_left(make: Callable[..., torch.nn.Module
     edges = np.array(view.rectangle) * np.array([size[1], size[0]] * 2)
     expected = np.array([-15.5, -15.5, 32 * w - 15.5, 32 * h - 15.5])
     assert np.abs(edges - expected).max() < 0.05 * 32
+
+
+@pytest.mark.parametrize("model", ["resnet18", "test_efficientnet"])
+def test_centres_at_another_size_follow_from_those_at_one(model: str) -> None:
+    """Shifts by strides and padding are so many pixels, not so much of a side."""
+    network = random_model(model)
+    (one, small), (two, large) = (measured(network, size) for size in ((160, 160), (224, 192)))
+    found = np.array(view_at_size(one, small, (160, 160), large, (224, 192))) - two.rectangle
+    assert np.abs(found * np.array([large[1], large[0]] * 2)).max() < 0.07  # of a token
+    assert one.rectangle != WHOLE
 
 
 def test_padding_at_the_end_lies_outside_of_the_input() -> None:
