@@ -9,7 +9,7 @@ import click
 
 from tokenmix_commands.grouped_help import Argument, command
 from tokenmix_commands.options.shared import STORE
-from tokenmix_commands.options.values import PATH
+from tokenmix_commands.options.store_place import StorePlace
 from tokenmix_commands.output.for_programs import JSON, print_json, transfer_values
 from tokenmix_commands.output.store_lines import spell_bytes
 from tokenmix_commands.output.terminal import user_errors
@@ -49,7 +49,7 @@ def push(store: Path, url: str, as_json: bool) -> None:
     examples=["tokenmix pull hf://datasets/USER/imagenet-maps maps", "tokenmix pull hf://datasets/USER/imagenet-maps"]
 )
 @URL
-@click.argument("store", type=PATH, required=False, cls=Argument,
+@click.argument("store", type=StorePlace(urls=False), required=False, cls=Argument,
                 explained="The folder to write; default: where MapStore(URL) keeps it.")  # fmt: skip
 @JSON
 def pull(url: str, store: Path | None, as_json: bool) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 from store.folder.files import StrPath
 
 # fsspec's protocols, chains of them too; pathlib makes `s3:/bucket` of `s3://bucket`
-_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+(?:::[a-z][a-z0-9+.-]+)*):(?P<slashes>//?)(?P<rest>.*)", re.DOTALL)
+_NAME = "[a-z][a-z0-9+.-]+"
+_URL = re.compile(rf"(?P<protocol>{_NAME}(?:::{_NAME})*):(?P<slashes>//?)(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/:@\s]*:[^/\s]*@")  # a name alone is no secret, and may be a container's
+_QUERY = re.compile(r"(://[^?\s]*)\?\S*")  # where signatures are
 
 
 def url_of(place: StrPath) -> str | None:
@@ -18,15 +21,16 @@ def url_of(place: StrPath) -> str | None:
     match = _URL.fullmatch(text)
     if match is None or (match["slashes"] == "/" and (isinstance(place, str) or os.path.lexists(text))):
         return None
-    rest = match["rest"].rstrip("/")
-    if match["protocol"] in ("file", "local"):  # as fsspec has it, relative where no slash begins it
+    protocol, rest = match["protocol"].lower(), match["rest"].rstrip("/")
+    if protocol in ("file", "local"):  # as fsspec has it, relative where no slash begins it
+        rest = rest or match["rest"][:1]
         return f"file://{os.path.abspath(rest if match['slashes'] == '//' else '/' + rest)}"
-    return f"{match['protocol']}://{rest}"
+    return f"{protocol}://{rest}"
 
 
-def without_secrets(url: str) -> str:
-    """As it may be shown and published: without the user and password before a host."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
+def without_secrets(text: str) -> str:
+    """URLs, or a text with some in it, as may be shown and published: without passwords and signatures."""
+    return _QUERY.sub(r"\1", _USER_AND_PASSWORD.sub("", text))
 
 
 def path_of(place: StrPath) -> Path | None:

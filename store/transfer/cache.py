@@ -7,11 +7,13 @@ import os
 import re
 from pathlib import Path
 
-from store.folder.files import StrPath
+from store.errors import ShardError
+from store.folder.files import StrPath, present_shards
 from store.folder.urls import path_of, url_of, without_secrets
 from store.spec import HEADER_FILE
 from store.transfer.pull import pull
 from store.transfer.result import OnProgress, Say, silent
+from store.transfer.target import header_of_copy
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -38,4 +40,16 @@ def local_store(place: StrPath, *, on_progress: OnProgress = silent, say: Say = 
     folder = cache_folder(place)
     if not (folder / HEADER_FILE).exists():  # it appears as a whole
         pull(url_of(place) or place, folder, on_progress=on_progress, say=say)
+    _require_copy(folder, without_secrets(str(url_of(place))))
     return folder
+
+
+def _require_copy(folder: Path, url: str) -> None:
+    """Say how a copy is mended, which is not how a store is that `extract` makes."""
+    header = header_of_copy(folder, url)
+    missing = header.sharding.shards - len(present_shards(folder, header))
+    if missing:
+        raise ShardError(
+            f"{folder}: expected a copy of {url}, of {header.sharding.shards} shards, found {missing} of them missing; "
+            f"run `tokenmix pull {url}`, which brings them"
+        )

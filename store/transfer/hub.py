@@ -1,23 +1,25 @@
-"""A dataset repository of the Hugging Face hub: all files of a push arrive in one commit, as single ones are rationed.
+"""A dataset repository of the Hugging Face hub: all files of a push arrive in one commit.
 
-The commit is what makes a push visible, so it needs no order; a pull reads one commit, whatever comes after it.
+The hub limits commits per hour. The commit is what makes a push visible, so it needs no order; a pull reads one commit,
+whatever comes after it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from store.errors import StoreError
+from store.errors import StoreError, TransferError
 from store.transfer.remote import Remote, Sent, remote_errors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_PLACE = re.compile(r"datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
+_REVISION = r"refs/(?:convert|pr)/[^/]+|[^/]+"
+_PLACE = re.compile(rf"datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>{_REVISION}))?(?:/(?P<folder>.+))?")
 _FILES_AT_ONCE = 64  # are uploaded before progress is reported
 _TYPE = "dataset"
 
@@ -36,28 +38,36 @@ class HubRemote(Remote):
         self._repo, self._folder = place["repo"], place["folder"]
         self._revision = unquote(place["revision"]) if place["revision"] else None
         self._api = HfApi(endpoint=fs.endpoint, token=fs.token)
-        self._parent: str | None = None
+        super().__init__(url, fs, root)
+        self._commit: str | None = None
         try:
-            self._parent = self._api.repo_info(self._repo, repo_type=_TYPE, revision=self._revision).sha
+            self._stand_at(self._last_commit())
         except RepositoryNotFoundError:
             if not to_write:
                 raise
-        at = f"datasets/{self._repo}@{self._parent}"
-        super().__init__(url, fs, f"{at}/{self._folder}" if self._folder else at)
 
     def sizes(self) -> dict[str, int]:
         """As of every place; empty where there is no repository."""
-        return super().sizes() if self._parent else {}
+        return super().sizes() if self._commit else {}
 
-    def commit(self, files: Sequence[Sent], summary: str, on_sent: Callable[[Sent], object]) -> None:
-        """Add or replace all of these at once; TransferError where somebody else has committed meanwhile."""
+    def quietly(self) -> AbstractContextManager[None]:
+        """The library would show a bar per file."""
+        return _without_bars()
+
+    def commit(
+        self, files: Sequence[Sent], summary: str, on_sent: Callable[[str], object], before_commit: Callable[[], object]
+    ) -> None:
+        """Add or replace all of these at once; TransferError where somebody else has committed meanwhile.
+
+        `before_commit` is called when all has been read and sent, and may raise.
+        """
         from huggingface_hub import CommitOperationAdd
 
         prefix = f"{self._folder}/" if self._folder else ""
         with remote_errors(self.url), _without_bars():
-            if self._parent is None:
-                self._api.create_repo(self._repo, repo_type=_TYPE, private=True, exist_ok=True)
-                self._parent = self._api.repo_info(self._repo, repo_type=_TYPE, revision=self._revision).sha
+            if self._commit is None:  # one that somebody else has made meanwhile is an error
+                self._api.create_repo(self._repo, repo_type=_TYPE, private=True)
+                self._stand_at(self._last_commit())
             added = [CommitOperationAdd(prefix + file.name, file.source) for file in files]
             for start in range(0, len(files), _FILES_AT_ONCE):
                 part = slice(start, start + _FILES_AT_ONCE)
@@ -65,15 +75,38 @@ class HubRemote(Remote):
                     self._repo, added[part], repo_type=_TYPE, revision=self._revision, free_memory=False
                 )
                 for file in files[part]:
-                    on_sent(file)
-            self._api.create_commit(
+                    on_sent(file.name)
+            before_commit()
+            done = self._api.create_commit(
                 self._repo,
                 added,
                 commit_message=summary,
                 repo_type=_TYPE,
                 revision=self._revision,
-                parent_commit=self._parent,
+                parent_commit=self._commit,
             )
+        self._stand_at(done.oid)
+        self._require({file.name: one.upload_info.size for file, one in zip(files, added, strict=True)})
+
+    def _last_commit(self) -> str | None:
+        commit: str | None = self._api.repo_info(self._repo, repo_type=_TYPE, revision=self._revision).sha
+        return commit
+
+    def _stand_at(self, commit: str | None) -> None:
+        """Read this commit from now on, whatever comes after it."""
+        self._commit, at = commit, f"datasets/{self._repo}@{commit}"
+        self.root = f"{at}/{self._folder}" if self._folder else at
+
+    def _require(self, sizes: Mapping[str, int]) -> None:
+        """The library leaves out of a commit what a .gitignore of the repository names, and says nothing."""
+        there = self.sizes()
+        for name, nbytes in sizes.items():
+            if there.get(name) != nbytes:
+                found = there.get(name, "no such file")
+                raise TransferError(
+                    f"{self.url}/{name}: expected {nbytes} bytes in the commit, found {found}; "
+                    "if the repository's .gitignore names it, remove that line there, and push again"
+                )
 
 
 @contextmanager

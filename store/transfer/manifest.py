@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from store.spec import HEAD_FILE, header_name, keys_name, shard_name
 FORMAT = "tokenmix-maps-manifest"
 VERSION = 1
 # Nothing else may come out of a manifest, as its names become files here.
-_STORE_FILE = re.compile(r"store(?:-(?P<extension>[1-9]\d*))?\.json|store-[1-9]\d*\.keys|head\.h5|shard-\d{5,}\.h5")
+_STORE_FILE = re.compile(
+    r"store(?:-(?P<extension>[1-9]\d{0,5}))?\.json|store-[1-9]\d{0,5}\.keys|head\.h5|shard-\d{5,}\.h5", re.ASCII
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_NBYTES = 1 << 22
+_BEGIN, _END = f'{{\n "format": "{FORMAT}"'.encode("ascii"), b"\n}\n"
+Stamp = tuple[int, int, int]  # inode, time of the last change in ns, length
 
 
 class FileDigest(NamedTuple):
@@ -67,6 +72,11 @@ class Manifest:
         return cls(str(digest), {name: found[name] for name in in_order(found)}, complete)
 
 
+def is_torn(text: bytes) -> bool:
+    """Whether a manifest's end is missing: where files do not appear whole, a push was killed while it wrote that."""
+    return _BEGIN.startswith(text[: len(_BEGIN)]) and not text.endswith(_END)
+
+
 def store_files(header: Header) -> list[str]:
     """The names of all files of a complete store, in the order in which they may become visible."""
     extensions = len(header.earlier)
@@ -101,6 +111,25 @@ def digest_file(path: Path) -> FileDigest:
             digest.update(chunk)
             nbytes += len(chunk)
     return FileDigest(nbytes, digest.hexdigest())
+
+
+def stamps(folder: Path, names: Iterable[str]) -> dict[str, Stamp | None]:
+    """What tells without reading them whether files are those that were looked at before; None where there is none."""
+    return {name: _stamp(folder / name) for name in names}
+
+
+def changed(folder: Path, before: Mapping[str, Stamp | None]) -> list[str]:
+    """The files that are not as they were when `stamps` said this."""
+    now = stamps(folder, before)
+    return [name for name, stamp in before.items() if now[name] != stamp]
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        found = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _file_digest(name: str, value: Any) -> FileDigest:

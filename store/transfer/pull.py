@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from store.checking.verify import require_sound
 from store.errors import StoreError, TransferError
@@ -18,12 +19,28 @@ from store.folder.files import (
 from store.folder.lock import locked
 from store.format.header import Header
 from store.spec import CARD_FILE, MANIFEST_FILE
-from store.transfer.manifest import Manifest, digest_file, header_number, in_order, is_store_file, store_files
-from store.transfer.places import open_remote
-from store.transfer.published import latest_header, read_manifest
-from store.transfer.remote import Remote, in_parallel
-from store.transfer.result import OnProgress, Say, Transfer, silent
-from store.transfer.target import discard, expect_target, is_ours, is_there, put_in_place, sound_files
+from store.transfer.manifest import Manifest, digest_file, in_order, is_store_file, stamps, store_files
+from store.transfer.places import local_folder, open_remote
+from store.transfer.published import latest_header, look_at, read_page
+from store.transfer.remote import UNKNOWN_NBYTES, Remote, travel
+from store.transfer.result import OnProgress, Progress, Say, Transfer, silent
+from store.transfer.target import (
+    discard,
+    expect_target,
+    is_there,
+    put_in_place,
+    require_leftovers,
+    require_unchanged,
+    sound_files,
+)
+
+
+class _Published(NamedTuple):
+    """A complete store at a place, and the lengths of all files there."""
+
+    manifest: Manifest
+    header: Header
+    sizes: Mapping[str, int]
 
 
 def pull(url: StrPath, path: StrPath, *, on_progress: OnProgress = silent, say: Say = silent) -> Transfer:
@@ -38,27 +55,27 @@ def pull(url: StrPath, path: StrPath, *, on_progress: OnProgress = silent, say: 
     Raises StoreMismatch where `path` holds another store, a later state, or sound files that differ; TransferError
     where the URL holds no complete store, cannot be reached, or gives other bytes than it says.
     """
-    target = Path(path).resolve()  # a link to a folder stays one
+    target = local_folder(path).resolve()  # a link to a folder stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.pull.lock"), lambda: say(f"{target}: another process pulls it")):
         remote = open_remote(url)
-        manifest, header = _published(remote)
-        there = is_there(target, header)
+        published = _published(remote)
+        manifest, header = published.manifest, published.header
+        there = is_there(target, header, remote.url)
         try:
-            moved = _pull_missing(remote, manifest, header, target, on_progress)
+            moved = _pull_missing(remote, published, target, on_progress)
         except (OSError, StoreError):
             # where locks do not hold, another process may have finished the same work just now
-            if there or not is_there(target, header):
+            if there or not is_there(target, header, remote.url):
                 raise
             moved = []
     nbytes = sum(manifest.files[name].nbytes for name in moved)
     return Transfer(remote.url, target, header.content_digest, len(manifest.files), manifest.nbytes, len(moved), nbytes)
 
 
-def _published(remote: Remote) -> tuple[Manifest, Header]:
+def _published(remote: Remote) -> _Published:
     """What the place holds; TransferError for no store, or none that is complete."""
-    sizes = remote.sizes()
-    manifest = read_manifest(remote, sizes)
+    sizes, manifest = look_at(remote)
     if manifest is None:
         found = "files of a store without one; push them" if any(map(is_store_file, sizes)) else "none; check the URL"
         raise TransferError(f"{remote.url}: not a pushed store: expected {MANIFEST_FILE} there, found {found}")
@@ -67,7 +84,7 @@ def _published(remote: Remote) -> tuple[Manifest, Header]:
             f"{remote.url}: expected a complete store, found a push that is under way or was stopped; wait for its "
             "end, or push again"
         )
-    header = latest_header(remote, manifest.files)
+    header = latest_header(remote, {name: sizes.get(name, UNKNOWN_NBYTES) for name in manifest.files})
     if (
         header is None
         or header.content_digest != manifest.content_digest
@@ -77,25 +94,30 @@ def _published(remote: Remote) -> tuple[Manifest, Header]:
             f"{remote.url}: expected the header and the files that {MANIFEST_FILE} names, found others; was it pushed "
             "to meanwhile? Run again, or push again"
         )
-    return manifest, header
+    return _Published(manifest, header, sizes)
 
 
-def _pull_missing(
-    remote: Remote, manifest: Manifest, header: Header, target: Path, on_progress: OnProgress
-) -> list[str]:
+def _pull_missing(remote: Remote, published: _Published, target: Path, on_progress: OnProgress) -> list[str]:
     """Bring the target to what the manifest says; returns the names of the files that travelled."""
-    update = expect_target(target, header)
+    manifest, header, sizes = published
+    seen = stamps(target, manifest.files)
+    update = expect_target(target, header, remote.url)
     here = sound_files(target, manifest, header) if update else frozenset()
     staging = target.with_name(f"{target.name}.pull")
+    require_leftovers(staging, header)
     if len(here) == len(manifest.files):
         discard(staging)  # of a call that was killed at its very end
         return []
     staged = _prepare(staging, manifest, target, here)
     missing = [name for name in in_order(manifest.files) if name not in here | staged]
-    _fetch(remote, manifest, missing, staging, on_progress)
+    _require_lengths(remote, published, missing)
+    progress = Progress(manifest, missing, on_progress)
+    with remote.quietly():
+        travel(missing, lambda name: _fetch_one(remote, manifest, name, staging), progress.moved)
     require_sound(staging)
-    if CARD_FILE in remote.sizes() and not (target / CARD_FILE).exists():
-        write_whole(staging / CARD_FILE, remote.read(CARD_FILE))  # it says under which licence the maps are
+    if CARD_FILE in sizes and not (target / CARD_FILE).exists():
+        write_whole(staging / CARD_FILE, read_page(remote, CARD_FILE, sizes))  # it says under which licence they are
+    require_unchanged(target, manifest, seen)
     put_in_place(staging, target, manifest, here, update=update)
     return missing
 
@@ -104,9 +126,6 @@ def _prepare(staging: Path, manifest: Manifest, target: Path, here: frozenset[st
     """Make the folder, with links to what the target has; returns the files that an earlier call brought."""
     staging.mkdir(exist_ok=True)
     discard_leftovers(staging)
-    foreign = [file.name for file in staging.iterdir() if not is_ours(file)]
-    if foreign:
-        raise StoreError(f"{staging}: expected what an earlier pull left, found {foreign[0]}; move it elsewhere")
     staged = set()
     for file in list(staging.iterdir()):
         if is_temporary(file):  # of another machine, where locks do not hold
@@ -121,25 +140,15 @@ def _prepare(staging: Path, manifest: Manifest, target: Path, here: frozenset[st
     return frozenset(staged)
 
 
-def _fetch(remote: Remote, manifest: Manifest, missing: Sequence[str], staging: Path, on_progress: OnProgress) -> None:
-    """Bring the missing files, headers last, each under its name when its digest is right."""
-    done, total = 0, sum(manifest.files[name].nbytes for name in missing)
-
-    def fetch(name: str) -> str:
-        _fetch_one(remote, manifest, name, staging)
-        return name
-
-    def count(name: str) -> None:
-        nonlocal done
-        done += manifest.files[name].nbytes
-        on_progress(done, total)
-
-    on_progress(0, total)
-    for name in in_parallel(fetch, [name for name in missing if header_number(name) is None]):
-        count(name)
+def _require_lengths(remote: Remote, published: _Published, missing: Sequence[str]) -> None:
+    """TransferError, before anything travels, where a file cannot be the one of the manifest."""
     for name in missing:
-        if header_number(name) is not None:
-            count(fetch(name))
+        nbytes, found = published.manifest.files[name].nbytes, published.sizes.get(name)
+        if found not in (nbytes, UNKNOWN_NBYTES):
+            raise TransferError(
+                f"{remote.url}/{name}: expected {nbytes} bytes, found {'no such file' if found is None else found}; "
+                "was it pushed to meanwhile? Run again, or push again"
+            )
 
 
 def _fetch_one(remote: Remote, manifest: Manifest, name: str, staging: Path) -> None:

@@ -82,6 +82,7 @@ def test_mistakes_end_in_one_line(maps: Path, tmp_path: Path) -> None:
         (["pull", maps], 2, "Give STORE, too: a folder is read where it lies"),
         (["info", URL], 1, "tokenmix: error: memory://bucket/maps: not a pushed store"),
         (["push", tmp_path, URL], 1, "not a store: expected store.json in it"),
+        (["pull", maps, "s3://bucket/maps"], 2, "s3://bucket/maps: expected a folder, found a URL"),
     ):
         done = tokenmix(*arguments)
         assert (done.exit_code, done.stdout) == (code, "")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from store import read_header
+from store.transfer.manifest import Manifest
 from tests.store.conftest import make_rows, part, write_extended, write_store
 
 ROWS = make_rows(17)
@@ -39,6 +41,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("extended") / "maps"
     write_extended(path, ROWS, 3, [9])
     return path
+
+
+def push_marker(there: Path, store: Path) -> None:
+    """As a push of the store begins."""
+    there.mkdir(exist_ok=True)
+    (there / "manifest.json").write_bytes(Manifest(read_header(store).content_digest, {}, complete=False).to_json())
 
 
 def kill_after(seconds: float, call: Callable[[], object]) -> bool:

@@ -26,14 +26,19 @@ class FakeHub:
         self.calls: list[str] = []
         self.fail_uploads_after: int | None = None
         self.forbidden = False
+        self.ignored = ""  # how names end that the repository's .gitignore has
 
     def oid(self, number: int) -> str:
         """The hash of a commit."""
         return f"{number:040x}"
 
+    def number(self, revision: str) -> int:
+        """Of a commit; all branches are one."""
+        return len(self.commits) - 1 if revision in ("main", "refs/pr/1") else int(revision, 16)
+
     def state(self, revision: str) -> dict[str, bytes] | None:
         """The files of a branch or commit."""
-        number = len(self.commits) - 1 if revision == "main" else int(revision, 16)
+        number = self.number(revision)
         return self.commits[number] if 0 <= number < len(self.commits) else None
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -41,6 +46,8 @@ class FakeHub:
         if self.forbidden and method != "GET":
             return 403, {"error": "You don't have the required permissions"}
         if path == "/api/repos/create":
+            if self.repo is not None:
+                return 409, {"error": "You already created this dataset repo"}
             asked = json.loads(body)
             self.repo, self.private = f"{asked['organization']}/{asked['name']}", asked.get("visibility") == "private"
             self.commits = [{".gitattributes": b"*.h5 filter=lfs"}]
@@ -61,24 +68,27 @@ class FakeHub:
             revision = rest or "main"
             if self.state(revision) is None:
                 return 404, {"error": "Revision not found"}
-            number = len(self.commits) - 1 if revision == "main" else int(revision, 16)
+            number = self.number(revision)
             return 200, {"_id": "1", "id": self.repo, "sha": self.oid(number), "siblings": [], "tags": []}
         if kind == "preupload":
             files = json.loads(body)["files"]
-            mode = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular",
-                     "shouldIgnore": False, "oid": None} for f in files]  # fmt: skip
-            return 200, {"files": mode}
+            return 200, {"files": [self._mode(file["path"]) for file in files]}
         if kind == "commit":
             return self._commit([json.loads(line) for line in body.splitlines()])
         if kind == "tree":
-            revision, _, folder = rest.partition("/")
+            revision, folder = _split(rest)
             return 200, self._tree(revision, folder)
         if kind == "paths-info":
             return 200, [entry for entry in self._tree(rest, "") if entry["path"] in _paths(body)]
         if kind == "resolve":
-            revision, _, name = rest.partition("/")
+            revision, name = _split(rest)
             return 200, (self.state(revision) or {})[name]
         return 501, {"error": path}
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        ignore = bool(self.ignored) and path.endswith(self.ignored)
+        mode = "lfs" if path.endswith(LARGE) else "regular"
+        return {"path": path, "uploadMode": mode, "shouldIgnore": ignore, "oid": None}
 
     def _tree(self, revision: str, folder: str) -> list[dict[str, Any]]:
         return [
@@ -112,6 +122,13 @@ class FakeHub:
         self.commits.append(state)
         oid = self.oid(len(self.commits) - 1)
         return 200, {"commitUrl": f"{self.url}/datasets/{self.repo}/commit/{oid}", "commitOid": oid, "success": True}
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Revision and path in it."""
+    found = re.fullmatch(r"(refs/pr/\d+|[^/]+)(?:/(.*))?", path)
+    assert found
+    return found[1], found[2] or ""
 
 
 def _paths(body: bytes) -> list[str]:

@@ -1,5 +1,6 @@
 """The Hugging Face hub, here a server on this machine: one commit per push, and pulls of one commit."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import fsspec.config
 import pytest
 
 from store import MapStore, StoreError, StoreMismatch, TransferError, cache_folder, pull, push
+from store.transfer.hub import HubRemote
 from store.transfer.places import open_remote
 from tests.store.conftest import contents, make_rows, write_store
 from tests.store.transfer.fake_hub import FakeHub, fake_hub
 
 hf_file_system = pytest.importorskip("huggingface_hub.hf_file_system")
+hf_bars = pytest.importorskip("huggingface_hub.utils.tqdm")
 # of the client's own library, about how the client calls it
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 URL = "hf://datasets/me/maps"
@@ -92,6 +95,64 @@ def test_what_somebody_else_pushed_meanwhile_stays(hub: FakeHub, whole: Path, mo
     hub.commits.append(hub.commits[-1])
     with pytest.raises(TransferError, match="expected that nobody changed the place meanwhile, found .*; run again"):
         push(whole, URL)
+
+
+def test_a_repository_that_somebody_else_makes_meanwhile_is_theirs(
+    hub: FakeHub, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
+    acts = iter([lambda: push(tmp_path / "other", URL)])
+    monkeypatch.setattr("store.transfer.push.require_sound", lambda _: next(acts, lambda: None)())
+    with pytest.raises(
+        TransferError, match="expected that nobody changed the place meanwhile, found .*409.*; run again"
+    ):
+        push(whole, URL)
+    assert hub.commits[-1].items() >= contents(tmp_path / "other").items()
+
+
+def test_files_that_a_gitignore_leaves_out_are_missed(hub: FakeHub, whole: Path, tmp_path: Path) -> None:
+    hub.ignored = ".h5"
+    with pytest.raises(
+        TransferError, match=r"shard-00000.h5: expected \d+ bytes .*, found no such .*\.gitignore names"
+    ):
+        push(whole, URL)
+    with pytest.raises(TransferError, match="shard-00000.h5: expected .* bytes, found no such file"):
+        pull(URL, tmp_path / "maps")
+    hub.ignored = ""
+    assert push(whole, URL).moved == 6
+    assert pull(URL, tmp_path / "maps").moved == 7
+
+
+def test_a_shard_that_was_replaced_meanwhile_is_not_committed(hub: FakeHub, whole: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(whole, tmp_path / "here")
+    with pytest.raises(TransferError, match=r"here/shard-00003.h5: expected the file that was there when the push beg"):
+        push(here, URL, on_progress=lambda *_: (here / "shard-00003.h5").touch())
+    assert len(hub.commits) == 1
+
+
+def test_the_librarys_bars_are_off_while_files_come(
+    hub: FakeHub, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(whole, URL)
+    fetch, off = HubRemote.fetch, []
+
+    def look_and_fetch(remote: HubRemote, name: str, target: Path) -> None:
+        off.append(hf_bars.are_progress_bars_disabled())
+        fetch(remote, name, target)
+
+    monkeypatch.setattr(HubRemote, "fetch", look_and_fetch)
+    pull(URL, tmp_path / "maps")
+    assert off == [True] * 7
+    assert not hf_bars.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize("folder", ["", "/train/maps"])
+def test_a_pull_request_is_a_revision(hub: FakeHub, whole: Path, tmp_path: Path, folder: str) -> None:
+    push(whole, URL)
+    hub.calls.clear()
+    assert push(whole, f"{URL}@refs/pr/1{folder}").moved == (7 if folder else 0)
+    assert hub.calls[0].endswith("/revision/refs/pr/1")
+    assert pull(f"{URL}@refs/pr/1{folder}", tmp_path / "maps").moved == 7
 
 
 def test_what_is_refused(hub: FakeHub, whole: Path, tmp_path: Path) -> None:

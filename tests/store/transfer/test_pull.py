@@ -1,21 +1,19 @@
 """Pulling: verified before it is a store, one process at a time, and nothing of one's own is lost."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from store import Cause, MapStore, StoreError, StoreMismatch, TransferError, pull, push, read_header, verify
-from store.transfer.remote import Remote
+from store import MapStore, StoreError, StoreMismatch, TransferError, pull, push, read_header, verify
+from store.transfer.manifest import Manifest
+from store.transfer.target import put_in_place
 from tests.store.conftest import contents, flip, make_rows, renew_checksum, write_store
-from tests.store.transfer.conftest import kill_at
 
 
 @pytest.fixture
@@ -88,7 +86,13 @@ def test_a_manifest_is_read_strictly(
     assert not (tmp_path / "maps").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil.h5", "/tmp/evil.h5", "shard-00001.h5/../../evil", "evil.py", "README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.h5", "/tmp/evil.h5", "shard-00001.h5/../../evil", "evil.py", "README.md", f"shard-{5 * chr(0x663)}.h5",
+        pytest.param(f"store-{'9' * 5000}.json", id="5000 digits"),
+    ],
+)  # fmt: skip
 def test_a_manifest_names_files_of_a_store_only(tmp_path: Path, there: Path, name: str) -> None:
     file = there / "manifest.json"
     manifest = json.loads(file.read_text())
@@ -139,8 +143,78 @@ def test_what_is_in_the_way_stays(tmp_path: Path, there: Path) -> None:
 def test_somebody_elses_folder_is_not_taken_for_parts(tmp_path: Path, there: Path) -> None:
     (tmp_path / "maps.pull").mkdir()
     (tmp_path / "maps.pull" / "thesis.tex").write_text("")
-    with pytest.raises(StoreError, match=r"maps.pull: expected what an earlier pull left, found thesis.tex"):
+    with pytest.raises(StoreError, match=r"maps.pull: expected what an earlier pull .*, found thesis.tex; move"):
         pull(there, tmp_path / "maps")
+
+
+def test_a_store_of_that_name_is_not_taken_for_parts(tmp_path: Path, there: Path, whole: Path) -> None:
+    own = tmp_path / "maps.pull"
+    write_store(own, make_rows(17, seed=9), 3)
+    found = contents(own)
+    for _ in range(2):  # also where nothing is to be pulled
+        with pytest.raises(StoreError, match=r"maps.pull: expected what an earlier pull of this store left, found sto"):
+            pull(there, tmp_path / "maps")
+        assert contents(own) == found
+        shutil.copytree(whole, tmp_path / "maps", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "maps")
+    shutil.rmtree(own)
+    shutil.copytree(whole, own)  # as by a pull that was killed at its very end
+    (own / "shard-00002.h5").unlink()
+    assert pull(there, tmp_path / "maps").moved == 1
+
+
+def test_a_link_among_the_parts_does_not_replace_what_it_leads_to(tmp_path: Path, there: Path, whole: Path) -> None:
+    """Where locks do not hold, another process may have put it there."""
+    target, staging = shutil.copytree(whole, tmp_path / "maps"), tmp_path / "maps.pull"
+    staging.mkdir()
+    (staging / "shard-00000.h5").symlink_to(target / "shard-00000.h5")
+    manifest = Manifest.from_json((there / "manifest.json").read_bytes())
+    put_in_place(staging, target, manifest, frozenset(), update=True)
+    assert contents(target) == contents(whole)
+
+
+def test_a_folder_of_links_is_pulled(tmp_path: Path, there: Path) -> None:
+    """As the Hugging Face hub's own cache has."""
+    (tmp_path / "links").mkdir()
+    for file in there.iterdir():
+        (tmp_path / "links" / file.name).symlink_to(file)
+    assert pull(tmp_path / "links", tmp_path / "maps").moved == 7
+    (tmp_path / "links" / "shard-00002.h5").unlink()
+    (tmp_path / "links" / "shard-00002.h5").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TransferError, match=r"shard-00002.h5: expected an existing place, found FileNotFoundError"):
+        pull(tmp_path / "links", tmp_path / "again")
+
+
+def test_a_file_of_another_length_is_seen_before_anything_travels(tmp_path: Path, there: Path) -> None:
+    shard = there / "shard-00004.h5"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    for found in (r"found \d+; was it pushed to", "found no such file; was it pushed to"):
+        with pytest.raises(TransferError, match=rf"shard-00004.h5: expected \d+ bytes, {found} meanwhile"):
+            pull(there, tmp_path / "maps")
+        assert list((tmp_path / "maps.pull").iterdir()) == []
+        shard.unlink(missing_ok=True)
+
+
+def test_a_page_that_is_far_too_long_is_not_read(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.transfer.published._MOST_NBYTES", 100)
+    with pytest.raises(StoreError, match=r"manifest.json: expected at most 100 bytes, found \d+; remove that file"):
+        pull(there, tmp_path / "maps")
+
+
+def test_a_store_is_pulled_into_a_folder_only(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("s3://bucket/maps", Path("S3://bucket/maps")):
+        with pytest.raises(StoreError, match=r"s3://bucket/maps: expected a folder, found a URL; `push` copies a fold"):
+            pull(there, place)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert pull(there, f"file://{tmp_path}/maps").store == tmp_path / "maps"
+
+
+def test_a_torn_copy_is_said_to_be_one(tmp_path: Path, there: Path) -> None:
+    target = pull(there, tmp_path / "maps").store
+    (target / "store.json").write_text("{")
+    with pytest.raises(StoreError, match=rf"{target}: expected a copy of file://{there}, found .*; or move {target}"):
+        pull(there, target)
 
 
 def test_an_earlier_copy_is_extended_under_its_readers(tmp_path: Path, before: Path, extended: Path) -> None:
@@ -186,56 +260,3 @@ def test_headers_of_other_library_versions_are_the_same(tmp_path: Path, there: P
     write_store(target, make_rows(17), 3, versions={"h5py": "4"})
     assert pull(there, target).moved == 0
     assert read_header(target).versions == {"h5py": "4"}
-
-
-def test_one_of_several_processes_pulls(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, fetch = tmp_path / "log", Remote.fetch
-
-    def fetch_and_log(remote: Remote, name: str, target: Path) -> None:
-        with open(log, "a") as stream:
-            stream.write(f"{name}\n")
-        fetch(remote, name, target)
-
-    monkeypatch.setattr(Remote, "fetch", fetch_and_log)
-    pull_at_once(there, tmp_path / "maps")
-    names = json.loads((there / "manifest.json").read_text())["files"]
-    assert sorted(log.read_text().split()) == sorted(names)
-
-
-def pull_at_once(there: Path, target: Path) -> None:
-    """By four processes, each of which can read the store then."""
-    children = []
-    for _ in range(4):
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                status = len(MapStore(pull(there, target).store)) != 17
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0, 0]
-
-
-def test_who_dies_with_the_lock_blocks_nobody(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(remote: Remote, name: str, target: Path) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Remote, "fetch", die)
-        assert kill_at(None, lambda: pull(there, tmp_path / "maps")) is None
-    assert (tmp_path / ".maps.pull.lock").exists()
-    said: list[str] = []
-    assert pull(there, tmp_path / "maps", say=said.append).moved == 7
-    assert said == []
-
-
-def test_without_locks_the_same_work_is_done_twice_and_harms_nothing(
-    tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(handle: int, operation: int) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    pull_at_once(there, tmp_path / "maps")
-    assert not [problem for problem in verify(tmp_path / "maps").problems if problem.cause is not Cause.LEFTOVER]

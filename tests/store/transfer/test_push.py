@@ -1,16 +1,14 @@
 """Pushing: what travels, in which order it becomes visible, and what is refused."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from store import MapStore, ShardError, StoreError, StoreMismatch, Transfer, TransferError, pull, push, verify
-from store.transfer.manifest import Manifest
 from store.transfer.remote import FolderRemote, Sent
 from tests.store.conftest import contents, flip, make_rows, renew_checksum, write_store
-from tests.store.transfer.conftest import ROWS
+from tests.store.transfer.conftest import ROWS, push_marker
 
 
 class CableError(RuntimeError):
@@ -65,12 +63,6 @@ def test_only_what_is_missing_or_differs_travels(tmp_path: Path, whole: Path) ->
     assert contents(there).items() >= contents(whole).items()
 
 
-def push_marker(there: Path, whole: Path) -> None:
-    """As a push begins."""
-    digest = MapStore(whole).header.content_digest
-    (there / "manifest.json").write_bytes(Manifest(digest, {}, complete=False).to_json())
-
-
 def test_an_extension_sends_what_is_new(tmp_path: Path, before: Path, extended: Path) -> None:
     there = tmp_path / "there"
     push(before, there)
@@ -81,7 +73,7 @@ def test_an_extension_sends_what_is_new(tmp_path: Path, before: Path, extended: 
         push(before, there)
 
 
-@pytest.mark.parametrize("files", range(9))
+@pytest.mark.parametrize("files", range(10))  # a marker, six shards, the header, the card, the manifest
 def test_a_push_that_stops_anywhere_is_no_store(
     tmp_path: Path, whole: Path, files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,38 +148,6 @@ def test_another_store_is_not_overwritten(tmp_path: Path, whole: Path) -> None:
         push(whole, there)
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
-    """Let somebody else do something just before a file is sent."""
-    send = FolderRemote.send
-
-    def send_after(remote: FolderRemote, file: Sent) -> None:
-        if file.name == name:
-            act()
-        send(remote, file)
-
-    monkeypatch.setattr(FolderRemote, "send", send_after)
-
-
-def test_two_pushes_of_different_stores_at_once(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = tmp_path / "there"
-    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
-    meanwhile(monkeypatch, "shard-00004.h5", lambda: push_marker(there, tmp_path / "other"))
-    with pytest.raises(StoreMismatch, match="expected this store"):
-        push(whole, there)
-    assert not (there / "store.json").exists()
-
-
-def test_what_another_push_replaced_is_noticed(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = tmp_path / "there"
-    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
-    shard = "shard-00001.h5"
-    meanwhile(monkeypatch, "store.json", lambda: shutil.copy(tmp_path / "other" / shard, there / shard))
-    with pytest.raises(TransferError, match=f"{shard}: expected the file that was sent, found another or none"):
-        push(whole, there)
-    with pytest.raises(TransferError, match="a push that is under way"):
-        pull(there, tmp_path / "back")
-
-
 def test_a_store_is_not_pushed_into_itself(tmp_path: Path) -> None:
     write_store(tmp_path / "maps", ROWS, 9)
     for place in ("maps", "maps/inside"):
@@ -196,3 +156,30 @@ def test_a_store_is_not_pushed_into_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "maps")
     with pytest.raises(StoreError, match="expected another folder, found the store itself"):
         push(tmp_path / "maps", tmp_path / "link")
+
+
+def test_links_to_another_store_are_not_replaced(tmp_path: Path, whole: Path) -> None:
+    other, there = tmp_path / "other", tmp_path / "there"
+    write_store(other, make_rows(17, seed=9), 3)
+    there.mkdir()
+    for file in other.iterdir():
+        (there / file.name).symlink_to(file)
+    with pytest.raises(StoreMismatch, match="or none, found content digest"):
+        push(whole, there)
+    shutil.rmtree(other)
+    (there / "store.json").unlink()
+    with pytest.raises(StoreMismatch, match=r"found shard-00000.h5 without a manifest"):  # links that lead nowhere
+        push(whole, there)
+    assert all(file.is_symlink() for file in there.iterdir())
+
+
+def test_colons_in_a_path_are_no_chain_of_protocols(tmp_path: Path, whole: Path) -> None:
+    push(whole, tmp_path / "a::b2")
+    assert (tmp_path / "a::b2" / "store.json").exists()
+    assert pull(f"file://{tmp_path}/a::b2", tmp_path / "back").moved == 7
+
+
+def test_only_a_folder_is_pushed(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match=r"memory://x/maps: expected a folder, found a URL; `push` copies a folder to"):
+        push("memory://x/maps", tmp_path / "there")
+    assert push(f"file://{whole}", tmp_path / "there").moved == 7

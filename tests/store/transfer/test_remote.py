@@ -9,9 +9,21 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from store import MapStore, StoreError, TransferError, cache_folder, local_store, pull, push, verify
-from store.folder.urls import path_of, url_of
-from tests.store.conftest import contents
+from store import (
+    MapStore,
+    ShardError,
+    StoreError,
+    StoreMismatch,
+    TransferError,
+    cache_folder,
+    local_store,
+    pull,
+    push,
+    verify,
+)
+from store.folder.urls import path_of, url_of, without_secrets
+from tests.store.conftest import contents, make_rows, write_store
+from tests.store.transfer.conftest import push_marker
 
 URL = "memory://bucket/maps"
 
@@ -55,6 +67,63 @@ def test_only_what_differs_travels(whole: Path, memory: MemoryFileSystem, tmp_pa
     assert contents(pull(URL, tmp_path / "maps").store).items() >= contents(whole).items()
 
 
+def test_the_end_of_a_file_is_read_by_every_protocol(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sftp, smb and ftp cannot count from it."""
+    cat_file = MemoryFileSystem.cat_file
+
+    def cat_some(fs: MemoryFileSystem, path: str, start: int | None = None, end: int | None = None) -> Any:
+        assert start is None or start >= 0
+        return cat_file(fs, path, start, end)
+
+    push(whole, URL)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_some)
+    fsspec.filesystem("memory").rm("/bucket/maps/manifest.json")
+    assert push(whole, URL).moved == 0
+
+
+def test_lengths_that_a_place_does_not_say(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(whole, URL)
+    ls = MemoryFileSystem.ls
+    monkeypatch.setattr(
+        MemoryFileSystem, "ls", lambda *args, **kwargs: [entry | {"size": None} for entry in ls(*args, **kwargs)]
+    )
+    assert pull(URL, tmp_path / "maps").moved == 7
+
+
+@pytest.mark.parametrize("nbytes", [0, 5, 50, 150])
+def test_a_kill_amidst_a_small_file_blocks_nobody(
+    whole: Path, tmp_path: Path, memory: MemoryFileSystem, nbytes: int
+) -> None:
+    """Where files do not appear whole, as by sftp."""
+    push_marker(tmp_path, whole)
+    marker, header = (tmp_path / "manifest.json").read_bytes(), (whole / "store.json").read_bytes()
+    assert len(marker) > 150
+    memory.pipe_file("/bucket/maps/manifest.json", marker[:nbytes])
+    assert push(whole, URL).moved == 7
+    memory.pipe_file("/bucket/maps/manifest.json", marker)
+    memory.pipe_file("/bucket/maps/store.json", header[: len(header) * nbytes // 200])
+    assert push(whole, URL).moved == 1
+    memory.pipe_file("/bucket/maps/manifest.json", marker[:nbytes])
+    write_store(tmp_path / "other", make_rows(17, seed=9), 3)
+    with pytest.raises(StoreMismatch, match="expected this store"):
+        push(tmp_path / "other", URL)
+
+
+def test_a_copy_in_the_cache_says_what_mends_it(whole: Path) -> None:
+    push(whole, URL)
+    copy = Path(str(MapStore(URL)))
+    (copy / "shard-00001.h5").unlink()
+    with pytest.raises(
+        ShardError, match=rf"{copy}: expected a copy of {URL}, .* 1 of them .*; run `tokenmix pull {URL}`"
+    ):
+        MapStore(URL)
+    pull(URL, copy)
+    assert len(MapStore(URL)) == 17
+    (copy / "store.json").write_bytes(b"\xff")
+    with pytest.raises(StoreError, match=rf"{copy}: expected a copy of {URL}, found .*; or move {copy} elsewhere, and"):
+        MapStore(URL)
+
+
 @pytest.mark.parametrize("url", ["file://{}/maps", "{}/maps"])
 def test_a_local_store_needs_no_cache(whole: Path, tmp_path: Path, url: str) -> None:
     push(whole, tmp_path / "maps")
@@ -65,6 +134,12 @@ def test_a_local_store_needs_no_cache(whole: Path, tmp_path: Path, url: str) -> 
 
 class OddError(Exception):
     """Of a service's own package."""
+
+
+class StatusError(OddError):
+    """As aiohttp's."""
+
+    status = 403
 
 
 @pytest.mark.parametrize(
@@ -80,6 +155,22 @@ class OddError(Exception):
         ),
         ("put_file", TimeoutError("slow"), "expected an answer, found TimeoutError: slow; check the network"),
         ("put_file", NotImplementedError(), "expected a place that can be written to"),
+        (
+            "put_file",
+            OSError(errno.EROFS, "Read-only file system"),
+            "expected a place that can be written to, found OS",
+        ),
+        (
+            "put_file",
+            FileExistsError(errno.EEXIST, "File exists"),
+            "expected a place that can be written to, .* another",
+        ),
+        ("put_file", StatusError("Forbidden"), "expected the permission, found StatusError: Forbidden; log in"),
+        (
+            "put_file",
+            PermissionError(errno.EACCES, "Permission denied", "/mnt/maps"),
+            "expected the permission, found PermissionError: .*; change that of this file or folder",
+        ),
     ],
 )
 def test_errors_of_a_push(
@@ -158,6 +249,26 @@ def test_passwords_are_not_shown(whole: Path, monkeypatch: pytest.MonkeyPatch) -
     assert done.url == "sftp://host/x"
     published = fsspec.filesystem("memory").cat(["/x/README.md", "/x/manifest.json"])
     assert b"secret" not in b"".join(published.values())
+    error = FileNotFoundError("sftp://me:sec@ret@host/x?key=secret")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail_with(error))
+    with pytest.raises(TransferError, match=r"^sftp://host/x/.* FileNotFoundError: sftp://host/x; check") as caught:
+        push(whole, "sftp://me:secret@host/x")
+    assert "ret" not in str(caught.value).replace("secrets", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sftp://me:pass@word@host/x", "sftp://host/x"),
+        ("simplecache::sftp://me:password@host:22/x", "simplecache::sftp://host:22/x"),
+        ("https://host/x?X-Amz-Signature=abc&b=//c and more", "https://host/x and more"),
+        ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("hf://datasets/me/maps@v1", "hf://datasets/me/maps@v1"),
+        ("/data/what?/maps", "/data/what?/maps"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -169,6 +280,9 @@ def test_passwords_are_not_shown(whole: Path, monkeypatch: pytest.MonkeyPatch) -
         ("simplecache::s3://bucket/a", "simplecache::s3://bucket/a"),
         (Path("file:///data/a"), "file:///data/a"),
         ("file://a", f"file://{Path.cwd()}/a"),
+        ("file:///", "file:///"),
+        ("S3://Bucket/a", "s3://Bucket/a"),
+        (Path("SimpleCache::S3://b/a"), "simplecache::s3://b/a"),
         ("maps", None),
         ("/data/s3:/x", None),
         ("s3:/x", None),
