@@ -65,8 +65,10 @@ def run(folder: Path, teachers: tuple[str, ...], count: int, seeds: int) -> dict
         seconds, stores = {}, {}
         for kind, asked in KINDS.items():
             stores[kind] = [folder / split / f"{teacher}-{kind.replace(' ', '')}" for split in SPLITS]
-            seconds[kind] = sum(extract_s(folder / split, store, TeacherSpec(teacher, device="cpu", **asked))
-                                for split, store in zip(SPLITS, stores[kind], strict=True)) / (2 * count)  # fmt: skip
+            took = [extract_s(folder / split, store, TeacherSpec(teacher, device="cpu", **asked))
+                    for split, store in zip(SPLITS, stores[kind], strict=True)]  # fmt: skip
+            if all(took):  # a store that was there has no time
+                seconds[kind] = sum(took) / (2 * count)
         result["teachers"][teacher] = measure(folder, look, stores, seeds) | {"seconds_per_image": seconds}
     return result | {"machine": machine()}
 

@@ -7,15 +7,16 @@ ROOT/images/n02129165/test-00028.jpg    ROOT/masks/n02129165/test-00028.png    R
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from timm.data import ImageNetInfo
 
 from recipes.context_digits.scene import SPLITS
-from recipes.cut_outs.scene import Look, objects, photographs, render
+from recipes.cut_outs.scene import OBJECTS, Look, objects, photographs, render
 from recipes.cut_outs.stamps import stamp_folder
 from recipes.image_folder import claim, save, write_all
 
@@ -39,7 +40,10 @@ def generate(
         raise ValueError(f"{root}: expected count >= 1, found {count}")
     photographs(split)
     folders = class_folders(look, naming)
-    drawn = {"object_share": list(look.object_share), "short_side_px": list(look.short_side_px), "naming": naming}
+    drawn: dict[str, Any] = {"object_share": list(look.object_share), "short_side_px": list(look.short_side_px)}
+    drawn["naming"] = naming
+    if look.objects != OBJECTS:
+        drawn["objects"] = hashlib.sha256(look.objects.read_bytes()).hexdigest()[:16]
     claim(root, SETTINGS, {"version": VERSION, "seed": seed, "split": split, "count": count} | drawn)
     return write_all(partial(_write, root, look, folders, seed, split), count, processes)
 

@@ -95,6 +95,10 @@ def test_other_settings_and_other_files_are_refused(look: Look, root: Path, tmp_
     larger = Look(look.stamps, look.objects, object_share=(0.8, 0.9))
     with pytest.raises(FileExistsError, match=r"expected .*0\.9.*found .*0\.75"):
         generate(root, COUNT, seed=3, split="test", look=larger)
+    fewer = tmp_path.with_suffix(".json")
+    fewer.write_text(look.objects.read_text().replace("852", "853"))
+    with pytest.raises(FileExistsError, match=r"expected .*'objects': .*found .*'objects': "):
+        generate(root, COUNT, seed=3, split="test", look=Look(look.stamps, fewer))
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="expected an empty folder"):
         generate(tmp_path, COUNT, seed=3, split="test", look=look)
