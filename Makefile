@@ -34,7 +34,7 @@ docs: .venv/.ready
 gallery: .venv/.ready
 	$(BIN)/python -m recipes.evaluate.gallery demo/gallery
 
-# Five arms, five seeds, two students: 75 minutes on two free cores; stopped, it goes on. Needs the same package.
+# Five arms, five seeds, two students: 75 to 100 minutes on two free cores; stopped, it goes on. Needs the same package.
 reproduce-small: .venv/.ready
 	$(BIN)/python -m recipes.ablation.run demo/ablation --seeds 5 --processes 2
 	$(BIN)/python -m recipes.ablation.report demo/ablation -o docs/results.md

@@ -16,8 +16,8 @@ import click
 from timm.data import ImageNetInfo
 
 from recipes.context_digits.scene import SPLITS
-from recipes.cut_outs.scene import OBJECTS, Look, objects, photographs, render
-from recipes.cut_outs.stamps import stamp_folder
+from recipes.cut_outs.scene import Look, objects, photographs, render
+from recipes.cut_outs.stamps import OBJECTS, stamp_folder
 from recipes.image_folder import claim, save, write_all
 
 SETTINGS: Final = "cut-outs.json"

@@ -1,10 +1,11 @@
-"""The paper's recipe, whole: any student of timm's, on one device or several, resumed bit for bit.
+"""The paper's recipe, whole: any student of timm's, on one device or several, resumed after the last whole epoch.
 
     python -m recipes.train.train IMAGES MAPS --val VALIDATION --out runs/deit-small
     torchrun --nproc-per-node 8 -m recipes.train.train IMAGES MAPS --val VALIDATION --out runs/deit-small
 
 IMAGES is a class folder, or a tar of one, MAPS the store that `tokenmix extract IMAGES MAPS` left. The same command
-goes on with a run that was stopped. recipes/train/tables.md has a command for each row of the paper's tables;
+goes on with a run that was stopped, on a CPU in one process bit for bit; sums of a GPU or of several processes may
+differ in their last bits. recipes/train/tables.md has a command for each row of the paper's tables;
 recipes/train/minimal.py is the smallest loop, to copy from.
 """
 
