@@ -20,7 +20,7 @@ from store.folder.files import (
     sync_folder,
     write_synced,
 )
-from store.folder.urls import path_of, url_of
+from store.folder.urls import path_of, url_of, without_secrets
 from store.format.header import Header
 from store.spec import HEADER_FILE, header_name
 
@@ -36,7 +36,8 @@ def create_store(path: StrPath, header: Header, earlier_keys: Sequence[str] = ()
     StoreMismatch for another configuration, StoreError if `path` is something else.
     """
     if path_of(path) is None:
-        raise StoreError(f"{url_of(path)}: expected a folder to write to, found a URL; push the store when it is made")
+        shown = without_secrets(str(url_of(path)))
+        raise StoreError(f"{shown}: expected a folder to write to, found a URL; push the store when it is made")
     folder = Path(path).absolute()
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:

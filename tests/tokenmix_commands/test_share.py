@@ -73,6 +73,8 @@ def test_python_refuses_to_write_to_a_url(maps: Path, tmp_path: Path, monkeypatc
     for place in (URL, Path(URL)):
         with pytest.raises(StoreError, match=f"{URL}: expected a folder to write to, found a URL"):
             create_store(place, read_header(maps))
+    with pytest.raises(StoreError, match="^sftp://host/maps: expected a folder to write to"):
+        create_store("sftp://me:secret@host/maps", read_header(maps))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +84,7 @@ def test_mistakes_end_in_one_line(maps: Path, tmp_path: Path) -> None:
         (["pull", maps], 2, "Give STORE, too: a folder is read where it lies"),
         (["info", URL], 1, "tokenmix: error: memory://bucket/maps: not a pushed store"),
         (["push", tmp_path, URL], 1, "not a store: expected store.json in it"),
-        (["pull", maps, "s3://bucket/maps"], 2, "s3://bucket/maps: expected a folder, found a URL"),
+        (["pull", maps, "s3://me:secret@bucket/maps"], 2, " s3://bucket/maps: expected a folder, found a URL"),
     ):
         done = tokenmix(*arguments)
         assert (done.exit_code, done.stdout) == (code, "")

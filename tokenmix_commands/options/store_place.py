@@ -24,7 +24,10 @@ class StorePlace(click.Path):
         if "://" not in os.fspath(value):
             return super().convert(value, param, ctx)
         if not self._urls:
-            self.fail(f"{value}: expected a folder, found a URL; `tokenmix pull` and `push` copy a store.", param, ctx)
+            from store.folder.urls import without_secrets
+
+            shown = without_secrets(os.fspath(value))
+            self.fail(f"{shown}: expected a folder, found a URL; `tokenmix pull` and `push` copy a store.", param, ctx)
         with user_errors():
             from store import local_store
             from tokenmix_commands.output.progress_bar import show_bytes
