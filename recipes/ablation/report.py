@@ -140,15 +140,17 @@ def draw(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure = Figure(figsize=(4.4 * len(tables), 1.2 + 0.27 * most), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, colour, (student, rows) in zip(panels, COLOURS, tables.items(), strict=False):
-        _panel(axes, student, rows, colour)
+        _panel(axes, student, rows, colour, most)
     save(figure, path)
 
 
-def _panel(axes: Axes, student: str, rows: Sequence[Row], colour: str) -> None:
+def _panel(axes: Axes, student: str, rows: Sequence[Row], colour: str, most: int) -> None:
+    """Lines are as far apart as in the panel with the most."""
     shown = [(row.arm, row.difference) for row in reversed(rows) if row.difference]
     for place, (_, gain) in enumerate(shown):
         axes.errorbar(gain.mean, place, xerr=gain.half, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color="0.5", linewidth=1)
+    axes.set_ylim(len(shown) - most, len(shown))
     axes.set_yticks(range(len(shown)), [arm for arm, _ in shown], fontsize=8)
     axes.set_xlabel(f"top-1 minus that of {BASELINE}, points", fontsize=8)
     axes.set_title(f"{student}: mean and 95 % interval", fontsize=9)
