@@ -34,7 +34,7 @@ NOT_RUN = {
         "README.md: make demo     # the main job on real photographs,",
     ],
     "more than an hour; tests/recipes/test_ablation.py has it with few digits": [
-        "docs/results.md: python -m recipes.ablation.run runs --seeds 5 --pr",
+        "docs/results.md: python -m recipes.ablation.run runs --arms all --s",
     ],
     "needs ImageNet and weights from a model hub": [
         "README.md: pip install '.[fast]'     # in a checkout; `fast`",
