@@ -202,7 +202,7 @@ def main(
     except (TrainingError, ImagesError, UntraceableTransform) as error:
         raise click.ClickException(str(error)) from error
     except (StoreError, OSError) as error:  # of one in a loading process torch gives the traceback, and it comes last
-        raise click.ClickException(str(error).strip().splitlines()[-1]) from error
+        raise click.ClickException((str(error).strip() or type(error).__name__).splitlines()[-1]) from error
     except torch.OutOfMemoryError as error:
         raise click.ClickException(
             f"expected memory for an update of {settings['batch_size']} images in {settings['accumulate']} parts per "

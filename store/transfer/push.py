@@ -48,7 +48,7 @@ def push(path: StrPath, url: StrPath, *, on_progress: OnProgress = silent) -> Tr
     require_all_shards(folder, header)
     remote = open_remote(url, to_write=True)
     _refuse_itself(folder, remote)
-    _look(remote, header)  # before everything is read, which may take hours
+    _require_own(remote, header)  # before everything is read, which may take hours
     names = store_files(header)
     seen = stamps(folder, names)
     require_sound(folder)
@@ -71,7 +71,7 @@ class _Push:
 
     def run(self, on_progress: OnProgress) -> list[str]:
         """Make the place what the manifest says; returns the names of the files that had to travel."""
-        there = self.look()
+        there = self.require_own()
         missing = self.missing(there)
         progress = Progress(self.manifest, missing, on_progress)
         if missing or there.manifest != self.manifest:
@@ -87,9 +87,9 @@ class _Push:
                 self.remote.send(last)
         return missing
 
-    def look(self) -> Found:
+    def require_own(self) -> Found:
         """What is there now; StoreMismatch where that is another store, or a later state of this one."""
-        return _look(self.remote, self.header)
+        return _require_own(self.remote, self.header)
 
     def file(self, name: str) -> Sent:
         """A file of the store, to be sent."""
@@ -120,12 +120,12 @@ class _Push:
         if old != begun and (old is None or not old.complete or any(name in old.files for name in missing)):
             # else what is pulled meanwhile is the earlier state, of which nothing changes
             self.remote.send(Sent(MANIFEST_FILE, begun.to_json()))
-            self.look()
-        travel(missing, lambda name: self.remote.send(self.file(name)), progress.moved, before_headers=self.look)
+            self.require_own()
+        travel(missing, lambda name: self.remote.send(self.file(name)), progress.moved, before_headers=self.require_own)
         for page in card:
             self.remote.send(page)
         self.require_unchanged()
-        if torn := self.missing(Found(self.look().sizes, None)):
+        if torn := self.missing(Found(self.require_own().sizes, None)):
             raise TransferError(
                 f"{self.remote.url}/{torn[0]}: expected the file that was sent, found another or none; is another push "
                 "at work? Run again"
@@ -171,7 +171,7 @@ def _refuse_itself(folder: Path, remote: Remote) -> None:
             )
 
 
-def _look(remote: Remote, header: Header) -> Found:
+def _require_own(remote: Remote, header: Header) -> Found:
     """What is there now; StoreMismatch unless that is this very store, as it is or was before an extension, or none."""
     there = look_at(remote)
     found = _header_there(remote, header, there)
