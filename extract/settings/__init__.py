@@ -43,6 +43,7 @@ class TeacherSpec(Checked):
     top_k: int | None = None  # kind topk; None: 5
     cam_stage: str | None = None  # kind cam: modules, with commas between
     scales: tuple[float, ...] | None = None  # kind cam: of the input's size; None: 1
+    spread: bool | None = None  # kind cam: over tokens that look alike; None: yes
     class_token: bool = False
     flip_average: bool = False
 

@@ -35,6 +35,8 @@ def job_arguments(
 def _spelled(option: str, value: object) -> Iterator[str]:
     if value is True:
         yield option
+    elif value is False:
+        yield option.replace("--", "--no-", 1)
     elif isinstance(value, dict):
         for key, part in value.items():
             yield from (option, f"{key}={part!r}")

@@ -269,7 +269,9 @@ def test_extract_errors_exit_1(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize(("option", "kind"), [(["--top-k", "3"], "topk"), (["--cam-stage", "layer3"], "cam")])
+@pytest.mark.parametrize(
+    ("option", "kind"), [(["--top-k", "3"], "topk"), (["--cam-stage", "layer3"], "cam"), (["--no-spread"], "cam")]
+)
 def test_options_of_another_kind_are_refused(option: list[str], kind: str, images: Path, tmp_path: Path) -> None:
     fails(tokenmix("extract", images, tmp_path / "maps", *QUICK, *option), option[0], f"--kind {kind}", "--kind label")
 

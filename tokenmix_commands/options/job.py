@@ -64,6 +64,7 @@ _MAPS = [
     map_option("--top-k", type=click.IntRange(1), metavar="N", help="Kind topk: classes per token; default: 5."),
     map_option("--cam-stage", metavar="MODULE,...", help="Kind cam: default, the last stages from stride 8 on."),
     map_option("--scales", callback=input_scales, metavar="S,S", help="Kind cam: of the input's size, as 1,2."),
+    map_option("--spread/--no-spread", default=None, help="Kind cam: over tokens that look alike; default: yes."),
     map_option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     map_option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
 ]  # fmt: skip

@@ -3,13 +3,14 @@
 At a stage: relu(d logit / d activation * activation), summed over channels, scaled to 0..1; where activations are
 rectified, as the paper has them, that is its relu(gradient) * relu(activation). Deep stages know what belongs to the
 label, shallow ones where it ends; a place counts if all of them agree, so they are fused by their geometric mean, as
-are input scales and the mirror image. docs/evidence.md has what each part is worth. All stages of an image cost one
-forward and one backward pass.
+are input scales and the mirror image. The fused map is spread over tokens that look alike, see spread.py.
+docs/evidence.md has what each part is worth. All stages of an image cost one forward and one backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,15 +19,19 @@ from torch.nn import functional
 from extract.errors import TeacherError
 from extract.settings import TeacherSpec
 from extract.teacher.kinds.base import Kind, top1_of
+from extract.teacher.kinds.spread import spread
 from extract.teacher.model import autocast
 from extract.teacher.protocol import Maps
 from extract.teacher.tokens.centres import WHOLE, TokenView, measure_token_view, view_at_size
 from extract.teacher.tokens.token_sources import TokenLayout, possible_layouts
 from store.spec import Json
 
-STAGES = 4  # the last of timm's list, of those that are no finer than LEAST_STRIDE
+STAGES = 4  # the last of timm's list, of those that are no finer than LEAST_STRIDE; all of a transformer's blocks
 LEAST_STRIDE = 8  # px: finer stages cost more and see edges rather than objects
 MOST_CELLS = 28  # along a side of the stored map
+COMPARED_PX = (
+    16  # pitch of the tokens that are compared to spread a map: finer ones show edges, coarser ones cover two things
+)
 FLOOR = 1e-12  # of a stage's largest value, so that one stage alone cannot make a place impossible
 
 
@@ -38,15 +43,23 @@ class Stage(NamedTuple):
     view: TokenView
 
 
+class _View(NamedTuple):
+    """What one pass gives, maps and features on the stored grid."""
+
+    logs: list[torch.Tensor]  # of each stage's map [B, h, w]
+    features: torch.Tensor | None  # [B, C, h, w] of the stage that is compared, where maps are spread
+    logits: torch.Tensor  # [B, K]
+
+
 class Cam(Kind):
     """Needs stages with maps of tokens, and no route; `--compile` would not reach its backward pass."""
 
     name = "cam"
     datasets = ("label_cam",)
-    options = frozenset({"cam_stage", "scales"})
+    options = frozenset({"cam_stage", "scales", "spread"})
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, input_size: tuple[int, int]):
-        """As in Kind; `spec.cam_stage` None: the last stages of timm's list; `spec.scales` None: its own size."""
+        """As in Kind. `spec.cam_stage` None: the last stages of timm's list; `scales` None: 1; `spread` None: yes."""
         if spec.compile:
             raise TeacherError("--compile: expected another kind than cam, whose backward pass it leaves as it is")
         self._model, self._spec, self._size = model, spec, input_size
@@ -54,10 +67,11 @@ class Cam(Kind):
         names = _last_stages(model) if spec.cam_stage is None else spec.cam_stage.split(",")
         self._modules = [_module_of(model, name) for name in names]
         layouts = self._layouts(names, input_size)
-        views = [self._measure_view(number, layout) for number, layout in enumerate(layouts)]
-        self._stages = [Stage(*parts) for parts in zip(names, layouts, views, strict=True)]
+        views = self._measure_views(layouts)
+        self._stages = [Stage(name, layout, views[layout.grid]) for name, layout in zip(names, layouts, strict=True)]
+        self._compared = None if spec.spread is False else _compared(layouts, input_size)
         self.grid = _stored_grid([layout.grid for scale in self._scales for layout in self._layouts_at(scale)])
-        problem = next((view.problem for view in views if view.problem), "")
+        problem = next((view.problem for view in views.values() if view.problem), "")
         self.token_view = TokenView(WHOLE, problem)  # maps are brought to even cells of the input
         self.input_size = _scaled(input_size, max(self._scales))
 
@@ -65,6 +79,8 @@ class Cam(Kind):
         """As in Kind."""
         stages = ",".join(stage.name for stage in self._stages)
         fields: dict[str, Json] = {"route": f"LayerCAM at {stages}, {self._stages[0].layout}", "cam_stage": stages}
+        if self._compared is not None:
+            fields |= {"spread": True, "route": f"{fields['route']}, spread by {self._stages[self._compared].name}"}
         if self._scales != (1.0,):
             fields |= {"scales": list(self._scales), "input_size": list(self._size)}
         return fields
@@ -74,35 +90,41 @@ class Cam(Kind):
 
         The prediction is that at the scale which is next to the input's own size.
         """
-        logs, logits, usual = [], [], min(self._scales, key=lambda scale: abs(scale - 1))
+        passes: list[_View] = []
+        usual = min(self._scales, key=lambda scale: abs(scale - 1))
+        logits = []
         for mirrored in (False, True)[: 1 + flipped]:
             for scale in self._scales:
-                size = _scaled(self._size, scale)
-                view = images.flip(3) if mirrored else images
-                if size != tuple(images.shape[2:]):
-                    view = functional.interpolate(view, size, mode="bicubic", antialias=True)
-                stage_maps, found = self._stage_maps(view, outputs)
-                logs += [m.flip(2) if mirrored else m for m in stage_maps]
+                passes.append(self._pass(images.flip(3) if mirrored else images, outputs, _scaled(self._size, scale)))
                 if scale == usual:
-                    logits.append(found)
-        fused = torch.stack(logs).mean(0).exp()
+                    logits.append(passes[-1].logits)
+                if mirrored:
+                    passes[-1] = _mirrored(passes[-1])
+        fused = torch.stack([log for view in passes for log in view.logs]).mean(0).exp()
+        features = [view.features for view in passes if view.features is not None]
+        if features:
+            fused = spread(fused, features)
         largest = fused.amax((1, 2), keepdim=True)
         return Maps({"label_cam": torch.where(largest > FLOOR, fused / largest, 0)}, top1_of(logits))
 
-    def _stage_maps(self, images: torch.Tensor, outputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The logarithm of each stage's map [B, h, w] on the stored grid; and logits [B, K]."""
+    def _pass(self, images: torch.Tensor, outputs: torch.Tensor, size: tuple[int, int]) -> _View:
+        """Of the images, brought to this size."""
+        if size != tuple(images.shape[2:]):
+            images = functional.interpolate(images, size, mode="bicubic", antialias=True)
         with torch.enable_grad():
             with autocast(self._spec):
                 logits, activations = self._run(images)
             slopes = torch.autograd.grad(logits.gather(1, outputs[:, None]).sum(), activations)
-        found = []
-        size = images.shape[2], images.shape[3]
-        for stage, activation, slope in zip(self._stages, activations, slopes, strict=True):
+        logs, features = [], None
+        for number, (stage, activation, slope) in enumerate(zip(self._stages, activations, slopes, strict=True)):
             layout = _layout_of_stage(stage.name, activation, size)
-            cam = layout.split((slope.float() * activation.detach().float()).relu()).sum(3)
             rectangle = view_at_size(stage.view, stage.layout.grid, self._size, layout.grid, size)
-            found.append(_unit(_resampled(cam, rectangle, self.grid)).clamp_min(FLOOR).log())
-        return found, logits.detach()
+            activation = activation.detach().float()
+            cam = layout.split((slope.float() * activation).relu()).sum(3)
+            logs.append(_unit(_resampled(cam[:, None], rectangle, self.grid)[:, 0]).clamp_min(FLOOR).log())
+            if number == self._compared:
+                features = _resampled(layout.split(activation).movedim(3, 1), rectangle, self.grid)
+        return _View(logs, features, logits.detach())
 
     def _run(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits [B, K] and the stages' outputs, from the first of which on gradients are kept."""
@@ -126,6 +148,11 @@ class Cam(Kind):
         if len(seen) < len(self._modules):
             raise TeacherError("--cam-stage: expected a module that the model runs, found one that it does not")
         return logits.float(), [seen[number] for number in range(len(self._modules))]
+
+    def _measure_views(self, layouts: Sequence[TokenLayout]) -> dict[tuple[int, int], TokenView]:
+        """Where the tokens look, by grid: of its stages the first, for only strides move tokens against the pixels."""
+        first = {layout.grid: number for number, layout in reversed(list(enumerate(layouts)))}
+        return {grid: self._measure_view(number, layouts[number]) for grid, number in first.items()}
 
     def _measure_view(self, number: int, layout: TokenLayout) -> TokenView:
         """Where the tokens of a stage look."""
@@ -166,20 +193,30 @@ def _unit(maps: torch.Tensor) -> torch.Tensor:
     return torch.where(largest > 0, maps / largest, 1)
 
 
+def _mirrored(view: _View) -> _View:
+    """What the mirror image's pass gives, as it lies on the image."""
+    features = None if view.features is None else view.features.flip(3)
+    return _View([log.flip(2) for log in view.logs], features, view.logits)
+
+
 def _resampled(maps: torch.Tensor, rectangle: Sequence[float], grid: tuple[int, int]) -> torch.Tensor:
-    """Maps [B, h, w] over a rectangle of the input's unit square, on a grid over all of it: linear between centres."""
-    h, w = maps.shape[1:]
+    """Maps [B, C, h, w] over a rectangle of the input's unit square, on a grid over all of it: bilinear."""
+    h, w = maps.shape[2:]
     coarse = min(h, max(grid[0], 1)), min(w, max(grid[1], 1))
-    maps = functional.adaptive_avg_pool2d(maps[:, None], coarse)
+    maps = functional.adaptive_avg_pool2d(maps, coarse)
     if coarse == grid and tuple(rectangle) == WHOLE:
-        return maps[:, 0]
+        return maps
     x0, y0, x1, y1 = rectangle
     across, down = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (grid[1], grid[0]))
     x, y = 2 * (across - x0) / (x1 - x0) - 1, 2 * (down - y0) / (y1 - y0) - 1
     at = torch.stack((x.expand(grid), y[:, None].expand(grid)), 2).to(maps.dtype)
-    return functional.grid_sample(maps, at.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)[
-        :, 0
-    ]
+    return functional.grid_sample(maps, at.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+def _compared(layouts: Sequence[TokenLayout], size: tuple[int, int]) -> int:
+    """Which stage's tokens tell what looks alike: the last of those whose pitch is nearest to COMPARED_PX."""
+    pitches = [max(size[0] / layout.grid[0], size[1] / layout.grid[1]) for layout in layouts]
+    return min(reversed(range(len(pitches))), key=lambda number: abs(math.log(pitches[number] / COMPARED_PX)))
 
 
 def _stored_grid(grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -198,17 +235,16 @@ def _module_of(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 
 def _last_stages(model: torch.nn.Module) -> list[str]:
-    known = list(_listed_stages(model))[-STAGES:]
+    """STAGES of them; all where they have one grid, as a transformer's blocks, of which early ones are no finer."""
+    modules = dict(model.named_modules())
+    known = {
+        stage["module"]: stage["reduction"]
+        for stage in getattr(model, "feature_info", None) or ()
+        if stage["module"] in modules and stage["reduction"] >= LEAST_STRIDE
+    }
     if not known:
         raise TeacherError("--kind cam: expected a model that lists its stages, found none; name some with --cam-stage")
-    return known
-
-
-def _listed_stages(model: torch.nn.Module) -> Iterator[str]:
-    modules = dict(model.named_modules())
-    for stage in getattr(model, "feature_info", None) or ():
-        if stage["module"] in modules and stage["reduction"] >= LEAST_STRIDE:
-            yield stage["module"]
+    return list(known) if len(set(known.values())) == 1 else list(known)[-STAGES:]
 
 
 def _layout_of_stage(name: str, output: torch.Tensor, input_size: tuple[int, int]) -> TokenLayout:

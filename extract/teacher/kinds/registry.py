@@ -22,8 +22,9 @@ def kind_class(spec: TeacherSpec) -> type[Kind]:
         raise TeacherError(f"--kind: expected one of {', '.join(KIND_CLASSES)}, found {spec.kind}")
     for kind in KIND_CLASSES.values():
         for name in sorted(kind.options - KIND_CLASSES[spec.kind].options):
-            if getattr(spec, name) is not None:
-                option = name.replace("_", "-")
+            value = getattr(spec, name)
+            if value is not None:
+                option = f"no-{name}" if value is False else name.replace("_", "-")
                 raise TeacherError(
                     f"--{option}: expected --kind {kind.name}, found --kind {spec.kind}; leave one of them out"
                 )

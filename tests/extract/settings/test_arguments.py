@@ -75,7 +75,7 @@ def test_round_trip(spec: TeacherSpec, options: JobOptions, class_map: Path | No
 
 
 @pytest.mark.parametrize(
-    "spec", [TeacherSpec("t", kind="topk", top_k=7), TeacherSpec("t", kind="cam", cam_stage="layer3")]
+    "spec", [TeacherSpec("t", kind="topk", top_k=7), TeacherSpec("t", kind="cam", cam_stage="layer3", spread=False)]
 )
 def test_options_of_one_kind(spec: TeacherSpec) -> None:
     assert parsed(job_arguments(Path("/i"), Path("/s"), spec, JobOptions()))["teacher"] == spec

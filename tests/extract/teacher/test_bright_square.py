@@ -1,6 +1,7 @@
 """A bright square on a photograph, through preprocessing, teacher and view, is where the loader looks for it."""
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ PLACES = 8
 COLOURS = ((255, 60, 60), (60, 255, 60), (60, 60, 255))  # random weights lean to another side with each
 PHOTOGRAPHS = 6  # and as many labels: one label's weights lean to some side
 FEW = 3  # enough where all channels of the tokens are seen
+FINE = 104  # cells of a fused map
 GRID = 120  # of the whole image, on which responses are laid
 SMALL_SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)}
 PADDED = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -61,26 +63,37 @@ def squares(size: tuple[int, int], token: tuple[float, float]) -> list[tuple[int
     return found
 
 
-def mean_error(teacher: TimmTeacher, mode: str) -> float:
-    """Where the map changes, by its centre in the whole image, minus the square's; in tokens, of the worse axis."""
-    photographs = FEW if teacher.depth > 1 else PHOTOGRAPHS
-    errors = [errors_of(teacher, mode, seed) for seed in range(photographs)]
+def stored_maps(teacher: TimmTeacher, pixels: torch.Tensor, label: int) -> torch.Tensor:
+    """Maps [N, h, w], or features [N, C, h, w]."""
+    (found,) = teacher.start(pixels, torch.full((len(pixels),), label)).result().payload.values()
+    return found
+
+
+Maps = Callable[[TimmTeacher, torch.Tensor, int], torch.Tensor]
+
+
+def mean_error(teacher: TimmTeacher, mode: str, maps: Maps = stored_maps, grid: tuple[int, int] | None = None) -> float:
+    """Where the map changes, by its centre in the whole image, minus the square's; in tokens, of the worse axis.
+
+    `grid`: how many tokens there are, if not as many as cells of the map.
+    """
+    photographs = FEW if teacher.depth > 1 or maps is not stored_maps else PHOTOGRAPHS
+    errors = [errors_of(teacher, mode, seed, maps, grid or teacher.grid) for seed in range(photographs)]
     return float(np.abs(np.mean(errors, axis=0)).max())
 
 
-def errors_of(teacher: TimmTeacher, mode: str, seed: int) -> tuple[float, float]:
+def errors_of(teacher: TimmTeacher, mode: str, seed: int, maps: Maps, grid: tuple[int, int]) -> tuple[float, float]:
     """Across and down, the mean over places on one photograph."""
     size, preprocessing = IMAGE[mode], replace(teacher.preprocessing, crop_mode=mode)
     x0, y0, x1, y1 = preprocessing.view(*size)
-    token = (x1 - x0) * size[0] / teacher.grid[1], (y1 - y0) * size[1] / teacher.grid[0]
+    token = (x1 - x0) * size[0] / grid[1], (y1 - y0) * size[1] / grid[0]
     placed = squares(size, token)
     decoder = Decoder(ImageList(io, [], np.zeros(0, np.int32), []), preprocessing)  # type: ignore[arg-type]
     samples = [decoder.decode(0, encoded(seed, size, square)) for square in (None, *placed)]
     pixels = torch.stack([sample.pixels for sample in samples if sample.pixels is not None])
-    maps = teacher.start(pixels, torch.full((len(pixels),), seed)).result().payload
-    (found,) = maps.values()
+    found = maps(teacher, pixels, seed)
     changed = (found[1:] - found[0]).abs()
-    if teacher.depth > 1:  # features
+    if changed.ndim > 3:  # features
         changed = changed.norm(dim=1)
     changed = (changed - changed.amax((1, 2), keepdim=True) / 4).relu()
     views = torch.tensor([sample.view for sample in samples[1:]])
@@ -124,6 +137,23 @@ QUICK = {(*case, "squash") for case in LIGHT} | {
 )
 def test_the_square_is_found(name: str, kind: str, mode: str) -> None:
     assert mean_error(teacher_of(name, kind), mode) < 0.15
+
+
+@pytest.mark.parametrize("name", ["resnet18", "dynamic padding", pytest.param("swin", marks=pytest.mark.slow)])
+def test_the_square_is_found_by_every_stage_of_cam(name: str) -> None:
+    """By features, as gradients of random weights lean to some side; on a grid so fine that a threshold cuts evenly."""
+    teacher = teacher_of(name, "cam")
+    kind: Any = teacher._kind
+    kind.grid = (FINE, FINE)
+    for number, stage in {stage.view: (number, stage) for number, stage in enumerate(kind._stages)}.values():
+
+        def features(teacher: TimmTeacher, pixels: torch.Tensor, label: int, number: int = number) -> torch.Tensor:
+            images = teacher.normalise(pixels)
+            kind._compared = number
+            found: torch.Tensor = kind._pass(images, torch.full((len(images),), label), images.shape[2:]).features
+            return found
+
+        assert mean_error(teacher, "squash", features, stage.layout.grid) < 0.15
 
 
 def test_the_square_is_found_in_the_mean_with_the_mirror_image() -> None:

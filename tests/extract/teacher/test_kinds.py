@@ -16,6 +16,7 @@ from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.kinds.cam import _resampled
 from extract.teacher.kinds.from_tokens import SUGGESTED
+from extract.teacher.kinds.spread import spread
 from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, verify
 from tests.extract.conftest import MakeFolder
@@ -66,7 +67,7 @@ def test_activation_is_the_norm_of_the_features() -> None:
 
 def test_cam_by_finite_differences() -> None:
     """The gradient at single activations of one stage, by changing them; the largest of the map is 1."""
-    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", cam_stage="layer3", **SPEC))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", cam_stage="layer3", spread=False, **SPEC))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     stored = teacher.start(pixels, torch.tensor([3])).result().payload["label_cam"][0]
     model: Any = teacher.model.double()
@@ -87,7 +88,7 @@ def test_cam_by_finite_differences() -> None:
             handle.remove()
             expected += ((up - down) / (2 * step)).relu() * stage[0, channel].relu()
     rectangle = teacher._kind._stages[0].view.rectangle  # type: ignore[attr-defined]
-    expected = _resampled(expected[None], rectangle, (4, 4))[0]
+    expected = _resampled(expected[None, None], rectangle, (4, 4))[0, 0]
     torch.testing.assert_close(stored, expected / expected.max(), rtol=1e-3, atol=1e-5)
 
 
@@ -98,7 +99,7 @@ def cam_of(name: str, pixels: torch.Tensor, **settings: Any) -> torch.Tensor:
 
 def test_cam_fuses_stages_by_their_geometric_mean() -> None:
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    options: dict[str, Any] = {"model_args": {"output_stride": 8}}  # so that stages have one grid
+    options: dict[str, Any] = {"spread": False, "model_args": {"output_stride": 8}}  # so that stages have one grid
     one, two, both = (
         cam_of("test_resnet", pixels, cam_stage=stages, **options) for stages in ("layer2", "layer4", "layer2,layer4")
     )
@@ -111,7 +112,9 @@ def test_cam_fuses_stages_by_their_geometric_mean() -> None:
 def test_cam_at_a_scale_is_that_of_an_input_of_this_size() -> None:
     """Each place of the map over the same place of the image, although the network's shift is a fixed one in pixels."""
     pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    scaled, direct = cam_of("resnet18", pixels, scales=(2.0,)), cam_of("resnet18", pixels, input_size=(128, 128))
+    scaled, direct = (
+        cam_of("resnet18", pixels, spread=False, **given) for given in ({"scales": (2.0,)}, {"input_size": (128, 128)})
+    )
     assert scaled.shape == direct.shape == (3, 16, 16)
     torch.testing.assert_close(scaled, direct, rtol=0, atol=0.05)
 
@@ -121,7 +124,9 @@ def test_cam_fuses_scales_by_their_geometric_mean() -> None:
     resized = {0.5: functional.interpolate(images, (64, 64), mode="bicubic", antialias=True), 1.0: images}
 
     def kind(*scales: float) -> Any:
-        spec = TeacherSpec("test_resnet", kind="cam", scales=scales, **(SPEC | {"input_size": (128, 128)}))
+        spec = TeacherSpec(
+            "test_resnet", kind="cam", scales=scales, spread=False, **(SPEC | {"input_size": (128, 128)})
+        )
         return TimmTeacher(spec)._kind
 
     both, alone = kind(0.5, 1.0), {scale: kind(scale) for scale in resized}
@@ -132,6 +137,25 @@ def test_cam_fuses_scales_by_their_geometric_mean() -> None:
     found = both.maps(images, outputs, flipped=False).payload["label_cam"]
     torch.testing.assert_close(found, expected / expected.amax((1, 2), keepdim=True), rtol=1e-3, atol=1e-5)
     assert (half - whole).abs().max() > 0.1
+
+
+def test_cam_spreads_over_the_tokens_of_the_stage_that_is_named() -> None:
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    settings: dict[str, Any] = {"cam_stage": "layer2", "model_args": {"output_stride": 8}}
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **settings, **SPEC))
+    model: Any = teacher.model
+    features = model.layer2(model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(teacher.normalise(pixels)))))))
+    features = _resampled(features, teacher._kind._stages[0].view.rectangle, (8, 8))  # type: ignore[attr-defined]
+    expected = spread(cam_of("test_resnet", pixels, spread=False, **settings), [features])
+    found = teacher.start(pixels, torch.arange(3)).result().payload["label_cam"]
+    torch.testing.assert_close(found, expected / expected.amax((1, 2), keepdim=True))
+    assert teacher.header()["route"] == "LayerCAM at layer2, NCHW, spread by layer2"
+
+
+def test_cam_compares_tokens_of_16_px_and_of_blocks_that_share_a_grid_the_last() -> None:
+    for name, side, stage in (("test_resnet", 64, "layer3"), ("test_vit", 160, "blocks.5")):
+        header = TimmTeacher(TeacherSpec(name, kind="cam", **(SPEC | {"input_size": (side, side)}))).header()
+        assert header["route"].endswith(f", spread by {stage}")  # type: ignore[union-attr]
 
 
 def test_too_small_scales_are_refused_at_the_start() -> None:
@@ -167,7 +191,8 @@ def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why:
 
 def test_a_class_token_teacher_has_cams() -> None:
     teacher = TimmTeacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
-    assert teacher.header()["route"] == "LayerCAM at blocks.2,blocks.3,blocks.4,blocks.5, NLC after 1 prefix tokens"
+    blocks = ",".join(f"blocks.{number}" for number in range(6))
+    assert teacher.header()["route"] == f"LayerCAM at {blocks}, NLC after 1 prefix tokens, spread by blocks.5"
     maps = teacher.start(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2])).result()
     assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
     assert (maps.payload["label_cam"] >= 0).all()

@@ -17,6 +17,7 @@ SPECS: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in KIND_CLASSES},
     "top_k": {"kind": "topk", "top_k": 2},
     "cam_stage": {"kind": "cam", "cam_stage": "layer2"},
+    "no spread": {"kind": "cam", "spread": False},
     "class_token": {"name": "test_vit", "input_size": (160, 160), "class_token": True},
     "class_token, but no use for it": {"class_token": True},
     "model_args": {"model_args": {"output_stride": 8, "act_layer": "relu"}},

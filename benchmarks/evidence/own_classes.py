@@ -1,6 +1,6 @@
 """What maps of a head fitted for own classes are worth, beside those of the head that the teacher was trained with.
 
-    python -m benchmarks.own_classes FOLDER     # writes benchmarks/results/own_classes.json; minutes
+    python -m benchmarks.evidence.own_classes FOLDER     # writes benchmarks/results/own_classes.json; minutes
 
 Ten ImageNet classes of cut-outs under EfficientNet-lite0, and context digits under their teacher. The classes get names
 that no teacher knows, `tokenmix fit-head`'s function fits a head on training images, and both heads make maps of the
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 import extract
-from benchmarks.evidence import errors_of, interval
+from benchmarks.evidence.scores import errors_of, interval
 from benchmarks.fidelity import pixel_mask
 from benchmarks.read import machine
 from extract import FitOptions, JobOptions, TeacherSpec
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=400, help="images to fit a head on")
     parser.add_argument("--test", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5, help="of crops and masks")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "own_classes.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "own_classes.json")
     given = parser.parse_args()
     found = {name: measure(case, given.seeds) for name, case in cases(given.folder, given.train, given.test).items()}
     result = {"train": given.train, "test": given.test, "seeds": given.seeds, "sets": found, "machine": machine()}

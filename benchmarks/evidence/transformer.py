@@ -1,6 +1,6 @@
 """Which maps of a vision transformer see the object: blocks fused, blocks alone, gradients of its attention.
 
-    python -m benchmarks.transformer FOLDER     # writes benchmarks/results/transformer.json; some ten minutes
+    python -m benchmarks.evidence.transformer FOLDER     # writes benchmarks/results/transformer.json; some ten minutes
 
 No transformer with ImageNet weights can be installed as a package, so this one is `small_vit`, trained here without
 mixing on 1,500 cut-outs of twelve classes, and judged on the same objects on photographs that it never saw. Errors as
@@ -23,9 +23,9 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks.evidence import errors_of, interval
+from benchmarks.evidence.own_classes import store_of, top1_of
+from benchmarks.evidence.scores import errors_of, interval
 from benchmarks.fidelity import pixel_mask
-from benchmarks.own_classes import store_of, top1_of
 from benchmarks.read import machine
 from extract import TeacherSpec
 from recipes.ablation.arms import ARMS
@@ -36,10 +36,13 @@ from tokenmix_loader import evidence
 CLASSES, TRAIN, TEST, EPOCHS = 12, 1500, 600, 60
 STUDENT = STUDENTS["small_vit"]
 BLOCKS = tuple(f"blocks.{number}" for number in range(6))
-CAMS = {
-    "cam as it comes: the last four blocks": None, "cam, all blocks": ",".join(BLOCKS),
-    "cam, blocks 1 to 5": ",".join(BLOCKS[:5]), "cam, blocks 3 to 5": ",".join(BLOCKS[2:5]),
-    **{f"cam, block {number + 1}": block for number, block in enumerate(BLOCKS)},
+AS_IT_COMES = "cam as it comes: all blocks"
+CAMS: dict[str, dict[str, Any]] = {
+    AS_IT_COMES: {}, "cam, --no-spread": {"spread": False},
+    "cam, the last four blocks": {"cam_stage": ",".join(BLOCKS[2:])},
+    "cam, the last four blocks, --no-spread": {"cam_stage": ",".join(BLOCKS[2:]), "spread": False},
+    **{f"cam, block {number + 1}": {"cam_stage": block} for number, block in enumerate(BLOCKS)},
+    "cam, block 1, --no-spread": {"cam_stage": BLOCKS[0], "spread": False},
 }  # fmt: skip
 
 
@@ -59,11 +62,11 @@ def measure(folder: Path, seeds: int) -> dict[str, Any]:
     weights = trained(data, folder / "small_vit.pt")
     images = data.test / "images"
     spec = TeacherSpec(STUDENT.name, checkpoint=weights, num_classes=CLASSES, device="cpu", kind="cam")
-    stores = {name: store_of(images, data.test / f"maps-{number}", replace(spec, cam_stage=stage))
-              for number, (name, stage) in enumerate(CAMS.items())}  # fmt: skip
+    stores = {name: store_of(images, data.test / f"maps-{number}", replace(spec, **asked))
+              for number, (name, asked) in enumerate(CAMS.items())}  # fmt: skip
     label = replace(spec, kind="label", class_token=True)
     stores["label, logits of the patches by the class token's head"] = store_of(images, data.test / "maps-label", label)
-    first = stores["cam as it comes: the last four blocks"]
+    first = stores[AS_IT_COMES]
     rows = range(len(first))
     given = {
         f"{name}, {form}": (evidence(store.read(rows), form), torch.from_numpy(store.views(rows)))
@@ -134,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5, help="of crops and masks")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "transformer.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "transformer.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     result = measure(given.folder, given.seeds) | {"seeds": given.seeds, "machine": machine()}

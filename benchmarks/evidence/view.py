@@ -1,6 +1,6 @@
 """What it costs that a teacher sees the image's central square only, and where maps are best and worst.
 
-    python -m benchmarks.evidence_view FOLDER -o docs/evidence.png      # after benchmarks.evidence FOLDER
+    python -m benchmarks.evidence.view FOLDER -o docs/evidence.png      # after benchmarks.evidence FOLDER
 
 Writes benchmarks/results/evidence_view.json: errors as in benchmarks.evidence, apart for objects that lie in the
 teacher's view and for others, and for maps of the whole image, squashed to a square, at three sizes. The picture shows
@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.evidence import SPLITS, Images, errors_of, extract_s, interval, load
+from benchmarks.evidence.scores import SPLITS, Images, errors_of, extract_s, interval, load
 from benchmarks.read import machine
 from extract import TeacherSpec
 from recipes.cut_outs.scene import Look, objects
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5, help="of crops and masks")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "evidence_view.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "evidence_view.json")
     given = parser.parse_args()
     stores = stores_of(given.folder)
     images, evidences, _ = load(given.folder, Look(stamp_folder()), stores)
