@@ -19,19 +19,18 @@ from benchmarks.evidence.scores import SPLITS
 from extract import TeacherSpec
 from extract.images import list_images
 from extract.job.decoding import Decoder
-from extract.teacher.kinds.cam import Cam, _layout_of_stage, _resampled, _scaled, _unit
+from extract.teacher.kinds.cam import Cam, rivals_of, unit
 from extract.teacher.presets import make_teacher
 from extract.teacher.timm_teacher import TimmTeacher
-from extract.teacher.tokens.centres import view_at_size
 from store import MapStore
 
 TEACHER: Final = "efficientnet_lite0"
 STAGES: Final = tuple(f"blocks.{number}" for number in range(1, 7))  # of stride 4, 8, 16, 16, 32, 32
 USUAL: Final = "logit, product"
 SCALES: Final = (1.0, 1.5, 2.0)
-FEATURES: Final = {1.0: (2, 4, 6), 2.0: (4,)}  # stages, counted from 1, by scale
+FEATURES: Final = {1.0: (1, 2, 3, 4, 5, 6), 2.0: (2, 3, 4)}  # stages, counted from 1, by scale
 BATCH: Final = 12
-RIVALS: Final = 3
+RIVALS: Final = 3  # as FinerCAM has it
 
 Passes = dict[str, Tensor]  # maps [N, 6, 28, 28] float16, by what they are of; features [N, C, 28, 28] float16
 
@@ -40,9 +39,9 @@ def _label(logits: Tensor, label: Tensor) -> Tensor:
     return logits.gather(1, label[:, None])[:, 0]
 
 
-def _rivals(logits: Tensor, label: Tensor) -> Tensor:
-    """The mean of the largest logits of other classes."""
-    return logits.scatter(1, label[:, None], -torch.inf).topk(RIVALS).values.mean(1)
+def _all_rivals(logits: Tensor, label: Tensor) -> Tensor:
+    """The logit of being any other class."""
+    return logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
 
 
 # Of logits [B, K] and labels [B], the quantity [B] whose gradient is taken.
@@ -50,16 +49,21 @@ TARGETS: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "logit": _label,
     "probability": lambda logits, label: _label(logits.softmax(1), label),
     "less the mean logit": lambda logits, label: _label(logits, label) - logits.mean(1),
-    "less .6 of its rivals', as FinerCAM": lambda logits, label: _label(logits, label) - 0.6 * _rivals(logits, label),
-    "rivals": _rivals,
+    "less .6 of its rivals', as FinerCAM": lambda logits, label: (
+        _label(logits, label) - 0.6 * rivals_of(logits, label, RIVALS)
+    ),
+    "rivals": lambda logits, label: rivals_of(logits, label, RIVALS),
+    "one rival": lambda logits, label: rivals_of(logits, label, 1),
+    "ten rivals": lambda logits, label: rivals_of(logits, label, 10),
+    "all rivals": _all_rivals,
 }
-# Of gradients and activations [B, h, w, C], a map [B, h, w].
+# Of gradients and activations [B, C, h, w], a map [B, h, w].
 REDUCTIONS: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "product": lambda slope, value: (slope * value).relu().sum(3),
-    "each": lambda slope, value: (slope.relu() * value.relu()).sum(3),
-    "sum": lambda slope, value: (slope * value).sum(3).relu(),
-    "Grad-CAM": lambda slope, value: (slope.mean((1, 2), keepdim=True) * value).sum(3).relu(),
-    "activation": lambda _, value: value.square().sum(3).sqrt(),
+    "product": lambda slope, value: (slope * value).relu().sum(1),
+    "each": lambda slope, value: (slope.relu() * value.relu()).sum(1),
+    "sum": lambda slope, value: (slope * value).sum(1).relu(),
+    "Grad-CAM": lambda slope, value: (slope.mean((2, 3), keepdim=True) * value).sum(1).relu(),
+    "activation": lambda _, value: value.square().sum(1).sqrt(),
 }
 
 
@@ -92,9 +96,9 @@ def _passes_over(root: Path) -> Iterator[Passes]:
 def _of_batch(kind: Cam, images: Tensor, labels: Tensor) -> Passes:
     found: Passes = {}
     for scale in SCALES:
-        size = _scaled(kind._size, scale)
+        size = [round(side * scale) for side in kind._size]
         view = functional.interpolate(images, size, mode="bicubic", antialias=True)
-        targets = TARGETS if scale == 1 else {"logit": _label}
+        targets = TARGETS if scale == 1 else {name: TARGETS[name] for name in ("logit", "rivals", "all rivals")}
         for target, by_reduction in _maps_of(kind, view, labels, targets, found, scale).items():
             for reduction, maps in by_reduction.items():
                 found[f"{target}, {reduction}" + (f", scale {scale:g}" if scale != 1 else "")] = maps
@@ -113,28 +117,24 @@ def _maps_of(
     scale: float,
 ) -> dict[str, dict[str, Tensor]]:
     """Maps [B, 6, 28, 28] of one forward pass, by target and reduction; other reductions of the logit's only."""
-    size = (images.shape[2], images.shape[3])
     with torch.enable_grad():
-        logits, values = kind._run(images)
+        logits, seen = kind._stages.look(images)
+        outputs = [seen[stage].output for stage in STAGES]
         slopes = {
-            name: torch.autograd.grad(target(logits, labels).sum(), values, retain_graph=True)
+            name: torch.autograd.grad(target(logits, labels).sum(), outputs, retain_graph=True)
             for name, target in targets.items()
         }
-
     found: dict[str, dict[str, list[Tensor]]] = {}
-    for number, (stage, value) in enumerate(zip(kind._stages, values, strict=True)):
-        layout = _layout_of_stage(stage.name, value, size)
-        rectangle = view_at_size(stage.view, stage.layout.grid, kind._size, layout.grid, size)
-        tokens = layout.split(value.detach())
+    for number, name in enumerate(STAGES):
+        stage = seen[name]
+        values = stage.tokens(stage.output.detach())
         if number + 1 in FEATURES.get(scale, ()):
-            on_grid = _resampled(tokens.movedim(3, 1), rectangle, kind.grid)
-            features[f"features {number + 1}, scale {scale:g}"] = on_grid.half()
+            features[f"features {number + 1}, scale {scale:g}"] = stage.on(kind.grid, values).half()
         for target, slope in slopes.items():
             chosen = REDUCTIONS if target == "logit" and scale == 1 else {"product": REDUCTIONS["product"]}
-            for name, reduction in chosen.items():
-                maps = reduction(layout.split(slope[number]), tokens)
-                maps = _unit(_resampled(maps[:, None], rectangle, kind.grid)[:, 0])
-                found.setdefault(target, {}).setdefault(name, []).append(maps)
+            for form, reduction in chosen.items():
+                maps = reduction(stage.tokens(slope[number]), values)[:, None]
+                found.setdefault(target, {}).setdefault(form, []).append(unit(stage.on(kind.grid, maps)[:, 0]))
     return {
         target: {name: torch.stack(maps, 1).half() for name, maps in by_reduction.items()}
         for target, by_reduction in found.items()

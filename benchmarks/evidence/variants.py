@@ -23,7 +23,7 @@ from benchmarks.evidence.passes import STAGES, TEACHER, USUAL, Passes, collect
 from benchmarks.evidence.scores import SPLITS, bare, errors_of, interval, load
 from benchmarks.read import machine
 from extract.teacher.kinds.cam import FLOOR
-from extract.teacher.kinds.spread import POWER, STEPS, transitions
+from extract.teacher.kinds.spread import POWER, STEPS, likeness, spread, transitions
 from recipes.cut_outs.scene import Look
 from recipes.cut_outs.stamps import stamp_folder
 from tokenmix_loader import evidence
@@ -55,30 +55,26 @@ def walk(
     power: float = POWER,
     steps: int = STEPS,
     near: Tensor | None = None,
-    centred: bool = True,
+    measure: Callable[[Tensor], Tensor] = likeness,
 ) -> Walk:
     """Steps between tokens of features [N, C, h, w]; `near` [tokens, tokens] multiplies their likeness."""
 
     def parts(maps: Tensor) -> Iterator[Tensor]:
         for rows in torch.split(torch.arange(len(maps)), CHUNK):
-            of_rows = [view[rows].float() for view in features]
-            step = transitions(of_rows, power) if centred else _uncentred(of_rows, power)
+            alike = torch.stack([measure(view[rows].float()) for view in features]).mean(0)
+            transition = transitions(alike, power)
             if near is not None:
-                step = step * near
-                step = step / step.sum(2, keepdim=True)
-            values = maps[rows].flatten(1)[:, :, None]
-            for _ in range(steps):
-                values = step @ values
-            yield values.reshape(len(rows), *maps.shape[1:])
+                transition = transition * near
+                transition = transition / transition.sum(2, keepdim=True)
+            yield spread(maps[rows], transition, steps)
 
     return lambda maps: scaled(torch.cat(list(parts(maps))))
 
 
-def _uncentred(features: Sequence[Tensor], power: float) -> Tensor:
-    """As `transitions`, of features as they are."""
-    tokens = [functional.normalize(view.flatten(2), dim=1) for view in features]
-    likeness = torch.stack([view.mT @ view for view in tokens]).mean(0).clamp_min(0) ** power
-    return likeness / likeness.sum(2, keepdim=True)
+def uncentred(features: Tensor) -> Tensor:
+    """As `likeness`, of features as they are."""
+    tokens = functional.normalize(features.flatten(2), dim=1)
+    return tokens.mT @ tokens
 
 
 def fused_choices(passes: Passes) -> dict[str, dict[str, Tensor]]:
@@ -154,7 +150,7 @@ def walks(passes: Passes) -> dict[str, Walk]:
     return {
         **{f"power {power}": walk([usual], power=power) for power in (1, 2, 3, 6, 8)},
         **{f"{steps} steps": walk([usual], steps=steps) for steps in (1, 2, 6, 12)},
-        "features as they are, power 16": walk([usual], power=16, centred=False),
+        "features as they are, power 16": walk([usual], power=16, measure=uncentred),
         "near tokens only": walk([usual], near=near),
         "stage 2": walk([passes["features 2, scale 1"]]),
         "stage 6": walk([passes["features 6, scale 1"]]),

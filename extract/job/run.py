@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -130,16 +131,17 @@ class _TeacherRows:
         self.decoding: DecodingProcesses | None = None
 
     def __call__(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Rows]:
-        decoded = self._decode(row_numbers, progress)
-        for batch, maps in self._compute(decoded, progress):
-            rows = row_batch(self._images, batch, maps, self._header)
-            yield Rows(batch.rows[0], rows, rows.prediction)
+        # An error of the teacher's keeps all frames alive, and with them the processes, for which Python's end waits.
+        with closing(self._decode(row_numbers, progress)) as decoded:
+            for batch, maps in self._compute(decoded, progress):
+                rows = row_batch(self._images, batch, maps, self._header)
+                yield Rows(batch.rows[0], rows, rows.prediction)
 
     def in_hand(self) -> Waiting | None:
         """As `RowSource.in_hand`."""
         return None if self.decoding is None else self.decoding.in_hand()
 
-    def _decode(self, row_numbers: Iterator[range], progress: Progress) -> Iterator[Batch]:
+    def _decode(self, row_numbers: Iterator[range], progress: Progress) -> Generator[Batch, None, None]:
         decoder = Decoder(self._images, self._teacher.preprocessing)
         count = min(self._options.decoding_processes, math.ceil(progress.total / self._options.batch_size))
         self.decoding = DecodingProcesses(decoder, count, pin_memory=self._teacher.device.type == "cuda")

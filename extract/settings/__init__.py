@@ -43,7 +43,9 @@ class TeacherSpec(Checked):
     top_k: int | None = None  # kind topk; None: 5
     cam_stage: str | None = None  # kind cam: modules, with commas between
     scales: tuple[float, ...] | None = None  # kind cam: of the input's size; None: 1
+    cam_grid: int | None = None  # kind cam: at most so many cells along the longer side; None: 28
     spread: bool | None = None  # kind cam: over tokens that look alike; None: yes
+    rivals: int | None = None  # kind cam: so many classes contest the label's evidence; None: 3
     class_token: bool = False
     flip_average: bool = False
 

@@ -17,6 +17,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "input_size": (1, math.inf),
     "crop_pct": (0, 1),
     "top_k": (1, math.inf),
+    "cam_grid": (2, math.inf),
+    "rivals": (0, math.inf),
     "shard_rows": (1, math.inf),
     "batch_size": (1, math.inf),
     "decoding_processes": (0, math.inf),

@@ -85,8 +85,8 @@ def spec_from_header(
     stored = {**header.preprocessing, **header.teacher}
     given: dict[str, Any] = {field.name: stored[field.name] for field in fields(TeacherSpec) if field.name in stored}
     given |= {name: tuple(given[name]) for name in ("input_size", "scales") if name in given}
-    if header.kind == "cam":
-        given.setdefault("spread", False)
+    if header.kind == "cam":  # whose header names only what there is; in the specification None is the default
+        given = {"spread": False, "rivals": 0} | given
     if stored["source"] != NO_WEIGHTS:
         own_head: Any = stored.get("head")
         classes = own_head["backbone_classes"] if own_head else stored["classes"]

@@ -48,10 +48,11 @@ class Scoring:
 
 AREA: Final = Scoring("by area", IDEAL, {"supervision": "area"})
 PAPER: Final = Scoring("the paper's evidence", "label-lite0", {"evidence": "logit"})
-BEST: Final = Scoring("the best evidence", "cam-lite0", {"evidence": "contrast"})  # LayerCAM at two scales
+BEST: Final = Scoring("fused maps", "cam-lite0", {"evidence": "contrast"})  # LayerCAM at two scales
 GUIDED: Final = Scoring("by area", "label-lite0", {"evidence": "logit", "supervision": "area"})  # maps say where to cut
+SPREAD: Final = Scoring("fused maps, spread", "cam-spread-lite0", {"evidence": "contrast"})  # over like tokens
 TRUE: Final = Scoring("the ideal mask", IDEAL, {"evidence": "logit"})
-FOUR: Final = {"area": AREA, "paper": PAPER, "best": BEST, "ideal": TRUE}
+SCORES: Final = {"area": AREA, "paper": PAPER, "best": BEST, "spread": SPREAD, "ideal": TRUE}
 
 HALF: Final = {"mixup_alpha": 0.0, "prob": 0.5}  # half of the batches are mixed, none of them by Mixup
 ALWAYS: Final = {"mixup_alpha": 0.0}
@@ -69,12 +70,15 @@ def _teacher(name: str) -> Scoring:
 
 ARMS: Final[Mapping[str, Arm]] = {
     "none": Arm("no mixing", mixing={"prob": 0.0}),
-    **{f"block-{name}": _arm("block", scoring, {**BLOCK, **HALF}) for name, scoring in FOUR.items()},
+    **{f"block-{name}": _arm("block", scoring, {**BLOCK, **HALF}) for name, scoring in SCORES.items()},
     **{
         f"block-always-{name}": _arm("block in all batches", scoring, {**BLOCK, **ALWAYS})
-        for name, scoring in FOUR.items()
+        for name, scoring in SCORES.items()
     },
-    **{f"block-mixup-{name}": _arm("block or Mixup", scoring, {**BLOCK, **SWITCHED}) for name, scoring in FOUR.items()},
+    **{
+        f"block-mixup-{name}": _arm("block or Mixup", scoring, {**BLOCK, **SWITCHED})
+        for name, scoring in SCORES.items()
+    },
     "mixup": Arm("Mixup", mixing={"mixup_alpha": 0.8, "switch_prob": 0.0, "prob": 0.5}),
     "cutmix-area": _arm("CutMix", AREA, {"kind": "cutmix", **HALF}),
     "cutmix-paper": _arm("CutMix", PAPER, {"kind": "cutmix", **HALF}),
@@ -94,13 +98,17 @@ ARMS: Final[Mapping[str, Arm]] = {
     "puzzle": _arm("Puzzle Mix", GUIDED, {"kind": "puzzle", **HALF}),
     "comix": _arm("Co-Mixup", GUIDED, {"kind": "comix", **HALF}),
 }
-MAIN: Final = (BASELINE, *(f"block-{name}" for name in FOUR))
+MAIN: Final = (BASELINE, *(f"block-{name}" for name in SCORES if name != "best"))
 # Which scores are better, with all else equal: (an arm, the arm that it is compared with).
 QUESTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "the ideal mask against area": ("ideal", "area"),
     "the paper's evidence against area": ("paper", "area"),
-    "the best evidence against the paper's": ("best", "paper"),
-    "the best evidence against area": ("best", "area"),
-    "the best evidence against the ideal mask": ("best", "ideal"),
+    "fused maps against area": ("best", "area"),
+    "fused maps against the paper's evidence": ("best", "paper"),
+    "fused maps against the ideal mask": ("best", "ideal"),
+    "fused and spread maps against area": ("spread", "area"),
+    "fused and spread maps against the paper's evidence": ("spread", "paper"),
+    "fused and spread maps against fused ones": ("spread", "best"),
+    "fused and spread maps against the ideal mask": ("spread", "ideal"),
 }
-MASKS: Final = ("block", "block-always", "block-mixup")  # each with scores of all FOUR
+MASKS: Final = ("block", "block-always", "block-mixup")  # each with all SCORES

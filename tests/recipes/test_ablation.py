@@ -212,8 +212,8 @@ def test_token_labels_need_tokens(data: Data) -> None:
 
 def test_seeds_come_before_arms() -> None:
     tasks = tasks_of(["small_cnn", "small_vit"], MAIN, 2)
-    assert [task.seed for task in tasks] == [0] * 10 + [1] * 10
-    assert len({(task.student, task.name, task.seed) for task in tasks}) == 20
+    assert [task.seed for task in tasks] == [0] * 2 * len(MAIN) + [1] * 2 * len(MAIN)
+    assert len({(task.student, task.name, task.seed) for task in tasks}) == 4 * len(MAIN)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from scipy import stats
 
 from recipes.ablation import report as reporting
 from recipes.ablation.arms import ARMS, BASELINE, MASKS, QUESTIONS
-from recipes.ablation.log import AblationError, Experiment, write_json
-from recipes.ablation.report import Answer, answers_of, lacking, put, rows_of
+from recipes.ablation.log import ROOT, AblationError, Experiment, find_experiment, write_json
+from recipes.ablation.report import BEGIN, Answer, answers_of, lacking, put, report, rows_of, summary
 from recipes.intervals import Interval, interval
 
 MIXED = "block-area"
+RESULTS = ROOT / "recipes" / "ablation" / "results"
 SHARED: dict[str, Any] = {
     "classes": 10, "images": 60, "test_images": 10, "epochs": 1, "batch_size": 20, "code": "c" * 64, "data": "d" * 64,
     "versions": {"torch": "2"}, "device": "cpu",
@@ -131,3 +133,15 @@ def test_no_runs_is_an_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(reporting.main, [str(tmp_path), "-o", str(tmp_path / "results.md")])
     assert done.exit_code == 1
     assert "expected one experiment, or the name of one, found no name and none" in done.output
+
+
+def test_the_page_has_the_figures_of_the_logs(tmp_path: Path) -> None:
+    experiment = find_experiment(RESULTS, None)
+    text = report(experiment, tmp_path / "results.png")
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert text in page
+    assert json.loads((ROOT / "benchmarks" / "results" / "ablation.json").read_text()) == summary(experiment)
+    prose = page.partition(BEGIN)[0]
+    written = re.findall(r"[+−]?\d+\.\d ± \d+\.\d", prose)
+    assert written
+    assert [figure for figure in written if figure.lstrip("+−") not in text] == []

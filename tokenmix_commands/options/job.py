@@ -64,7 +64,10 @@ _MAPS = [
     map_option("--top-k", type=click.IntRange(1), metavar="N", help="Kind topk: classes per token; default: 5."),
     map_option("--cam-stage", metavar="MODULE,...", help="Kind cam: default, the last stages from stride 8 on."),
     map_option("--scales", callback=input_scales, metavar="S,S", help="Kind cam: of the input's size, as 1,2."),
+    map_option("--cam-grid", type=click.IntRange(2), metavar="N", help="Kind cam: at most N x N cells; default: 28."),
     map_option("--spread/--no-spread", default=None, help="Kind cam: over tokens that look alike; default: yes."),
+    map_option("--rivals", type=click.IntRange(0), metavar="N",
+               help="Kind cam: other classes that contest the label's evidence; default: 3."),
     map_option("--class-token", is_flag=True, help="Accept a class token's head on patch tokens: not exact."),
     map_option("--flip-average", is_flag=True, help="Average with the mirror image's; half the speed."),
 ]  # fmt: skip

@@ -24,7 +24,7 @@ def kind_class(spec: TeacherSpec) -> type[Kind]:
         for name in sorted(kind.options - KIND_CLASSES[spec.kind].options):
             value = getattr(spec, name)
             if value is not None:
-                option = f"no-{name}" if value is False else name.replace("_", "-")
+                option = ("no-" * (value is False) + name).replace("_", "-")
                 raise TeacherError(
                     f"--{option}: expected --kind {kind.name}, found --kind {spec.kind}; leave one of them out"
                 )

@@ -8,39 +8,38 @@ teacher's own features in the place of a learnt one. docs/evidence.md has what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch.nn import functional
 
 POWER = 4  # of the likeness: what is half as alike counts a sixteenth
 STEPS = 3
+ROUNDING = 1e-5  # of a token's norm: differences from the mean that are less are none
 
 
-def spread(maps: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Maps [B, h, w] -> their mean over like tokens, STEPS times, [B, h, w]; not scaled.
+def likeness(features: torch.Tensor) -> torch.Tensor:
+    """Features [B, C, h, w] -> the cosine of what each two tokens have beyond the image's mean, [B, hw, hw]."""
+    tokens = features.flatten(2)
+    apart = tokens - tokens.mean(2, keepdim=True)
+    norm = apart.norm(dim=1, keepdim=True)
+    apart = torch.where(norm > ROUNDING * tokens.norm(dim=1, keepdim=True), apart / norm, 0)
+    return apart.mT @ apart
 
-    `features`: of each view of the images, [B, C, h, w] float32.
+
+def transitions(alike: torch.Tensor, power: float = POWER) -> torch.Tensor:
+    """Likeness [B, n, n] -> probabilities of a walker's next token by the one where it stands; rows sum to 1.
+
+    Tokens that are unlike, below 0, are never next; one that is like no other is like itself. The memory of `alike` is
+    used again.
     """
-    steps = transitions(features)
+    weights = alike.clamp_min_(0).pow_(power)
+    weights.diagonal(dim1=1, dim2=2).fill_(1)
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def spread(maps: torch.Tensor, transition: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
+    """Maps [B, h, w] -> their mean over the tokens to which a walk of so many steps leads, [B, h, w]; not scaled."""
     values = maps.flatten(1)[:, :, None]
-    for _ in range(STEPS):
-        values = steps @ values
-    return values.reshape(maps.shape)
-
-
-def transitions(features: Sequence[torch.Tensor], power: float = POWER) -> torch.Tensor:
-    """Of a walker's next token, the probabilities [B, tokens, tokens] by the token where it stands; rows sum to 1.
-
-    The likeness of two tokens is the cosine of what their features have beyond the mean of the image's, averaged over
-    views, at least 0. A token that is like no other is like itself.
-    """
-    count = features[0].shape[2] * features[0].shape[3]
-    likeness = features[0].new_zeros(len(features[0]), count, count)
-    for view in features:
-        tokens = view.flatten(2)
-        tokens = functional.normalize(tokens - tokens.mean(2, keepdim=True), dim=1)
-        likeness += tokens.mT @ tokens / len(features)
-    likeness = likeness.clamp_min_(0).pow_(power)
-    likeness.diagonal(dim1=1, dim2=2).fill_(1)
-    return likeness / likeness.sum(2, keepdim=True)
+    least = values.amin(1, keepdim=True)  # so that a constant map stays exactly that
+    above = values - least
+    for _ in range(steps):
+        above = transition @ above
+    return (above + least).reshape(maps.shape)

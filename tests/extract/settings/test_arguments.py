@@ -75,7 +75,11 @@ def test_round_trip(spec: TeacherSpec, options: JobOptions, class_map: Path | No
 
 
 @pytest.mark.parametrize(
-    "spec", [TeacherSpec("t", kind="topk", top_k=7), TeacherSpec("t", kind="cam", cam_stage="layer3", spread=False)]
+    "spec",
+    [
+        TeacherSpec("t", kind="topk", top_k=7),
+        TeacherSpec("t", kind="cam", cam_stage="layer3", spread=False, rivals=0, cam_grid=9),
+    ],
 )
 def test_options_of_one_kind(spec: TeacherSpec) -> None:
     assert parsed(job_arguments(Path("/i"), Path("/s"), spec, JobOptions()))["teacher"] == spec

@@ -32,6 +32,7 @@ TEACHERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "resnet26": ("resnet26", 224, {}),
     "efficientnet_lite0": ("tf_efficientnet_lite0", 448, {}),
     "dynamic padding": ("test_vit2", 200, PADDED),
+    "output stride": ("test_resnet", 160, {"output_stride": 8}),
     "swin": ("swin_tiny_patch4_window7_224", 224, SMALL_SWIN),
 }
 
@@ -139,21 +140,24 @@ def test_the_square_is_found(name: str, kind: str, mode: str) -> None:
     assert mean_error(teacher_of(name, kind), mode) < 0.15
 
 
-@pytest.mark.parametrize("name", ["resnet18", "dynamic padding", pytest.param("swin", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "dynamic padding", "output stride", pytest.param("swin", marks=pytest.mark.slow)]
+)
 def test_the_square_is_found_by_every_stage_of_cam(name: str) -> None:
     """By features, as gradients of random weights lean to some side; on a grid so fine that a threshold cuts evenly."""
     teacher = teacher_of(name, "cam")
-    kind: Any = teacher._kind
-    kind.grid = (FINE, FINE)
-    for number, stage in {stage.view: (number, stage) for number, stage in enumerate(kind._stages)}.values():
+    stages = teacher._kind._stages  # type: ignore[attr-defined]
+    grids = stages._layouts
+    sound = {view: name for name, view in stages._views.items() if not view.problem}
+    assert sound
+    for stage in sound.values():
 
-        def features(teacher: TimmTeacher, pixels: torch.Tensor, label: int, number: int = number) -> torch.Tensor:
-            images = teacher.normalise(pixels)
-            kind._compared = number
-            found: torch.Tensor = kind._pass(images, torch.full((len(images),), label), images.shape[2:]).features
+        def features(teacher: TimmTeacher, pixels: torch.Tensor, _: int, stage: str = stage) -> torch.Tensor:
+            seen = stages.look(teacher.normalise(pixels))[1][stage]
+            found: torch.Tensor = seen.on((FINE, FINE), seen.tokens(seen.output.detach()))
             return found
 
-        assert mean_error(teacher, "squash", features, stage.layout.grid) < 0.15
+        assert mean_error(teacher, "squash", features, grids[stage].grid) < 0.15, stage
 
 
 def test_the_square_is_found_in_the_mean_with_the_mirror_image() -> None:

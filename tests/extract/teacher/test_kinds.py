@@ -1,5 +1,6 @@
 """What is stored of each kind, against its definition."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from extract.errors import TeacherError
 from extract.images.listing import list_images
 from extract.job.run import run_job
 from extract.settings import JobOptions, TeacherSpec
-from extract.teacher.kinds.cam import _resampled
+from extract.teacher.kinds.cam import RIVALRY, contested, rivals_of
 from extract.teacher.kinds.from_tokens import SUGGESTED
-from extract.teacher.kinds.spread import spread
+from extract.teacher.kinds.spread import likeness, spread, transitions
+from extract.teacher.kinds.stages import MOST_BLOCKS, resampled, usual_stages
 from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, verify
 from tests.extract.conftest import MakeFolder
 from tests.extract.teacher.models import shaken
 
+PLAIN: dict[str, Any] = dict(spread=False, rivals=0)  # of kind cam: LayerCAM fused, and nothing else
 SPEC: dict[str, Any] = dict(num_classes=10, input_size=(64, 64), random_weights=0)
 
 
@@ -67,7 +70,7 @@ def test_activation_is_the_norm_of_the_features() -> None:
 
 def test_cam_by_finite_differences() -> None:
     """The gradient at single activations of one stage, by changing them; the largest of the map is 1."""
-    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", cam_stage="layer3", spread=False, **SPEC))
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", cam_stage="layer3", **PLAIN, **SPEC))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     stored = teacher.start(pixels, torch.tensor([3])).result().payload["label_cam"][0]
     model: Any = teacher.model.double()
@@ -87,8 +90,8 @@ def test_cam_by_finite_differences() -> None:
             up, down = model(image)[:, 3].reshape(2, *expected.shape)
             handle.remove()
             expected += ((up - down) / (2 * step)).relu() * stage[0, channel].relu()
-    rectangle = teacher._kind._stages[0].view.rectangle  # type: ignore[attr-defined]
-    expected = _resampled(expected[None, None], rectangle, (4, 4))[0, 0]
+    rectangle = teacher._kind._stages._views["layer3"].rectangle  # type: ignore[attr-defined]
+    expected = resampled(expected[None, None], rectangle, (4, 4))[0, 0]
     torch.testing.assert_close(stored, expected / expected.max(), rtol=1e-3, atol=1e-5)
 
 
@@ -99,7 +102,7 @@ def cam_of(name: str, pixels: torch.Tensor, **settings: Any) -> torch.Tensor:
 
 def test_cam_fuses_stages_by_their_geometric_mean() -> None:
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    options: dict[str, Any] = {"spread": False, "model_args": {"output_stride": 8}}  # so that stages have one grid
+    options: dict[str, Any] = PLAIN | {"model_args": {"output_stride": 8}}  # so that stages have one grid
     one, two, both = (
         cam_of("test_resnet", pixels, cam_stage=stages, **options) for stages in ("layer2", "layer4", "layer2,layer4")
     )
@@ -113,7 +116,7 @@ def test_cam_at_a_scale_is_that_of_an_input_of_this_size() -> None:
     """Each place of the map over the same place of the image, although the network's shift is a fixed one in pixels."""
     pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
     scaled, direct = (
-        cam_of("resnet18", pixels, spread=False, **given) for given in ({"scales": (2.0,)}, {"input_size": (128, 128)})
+        cam_of("resnet18", pixels, **PLAIN, **given) for given in ({"scales": (2.0,)}, {"input_size": (128, 128)})
     )
     assert scaled.shape == direct.shape == (3, 16, 16)
     torch.testing.assert_close(scaled, direct, rtol=0, atol=0.05)
@@ -124,9 +127,7 @@ def test_cam_fuses_scales_by_their_geometric_mean() -> None:
     resized = {0.5: functional.interpolate(images, (64, 64), mode="bicubic", antialias=True), 1.0: images}
 
     def kind(*scales: float) -> Any:
-        spec = TeacherSpec(
-            "test_resnet", kind="cam", scales=scales, spread=False, **(SPEC | {"input_size": (128, 128)})
-        )
+        spec = TeacherSpec("test_resnet", kind="cam", scales=scales, **(SPEC | PLAIN | {"input_size": (128, 128)}))
         return TimmTeacher(spec)._kind
 
     both, alone = kind(0.5, 1.0), {scale: kind(scale) for scale in resized}
@@ -139,23 +140,85 @@ def test_cam_fuses_scales_by_their_geometric_mean() -> None:
     assert (half - whole).abs().max() > 0.1
 
 
-def test_cam_spreads_over_the_tokens_of_the_stage_that_is_named() -> None:
-    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    settings: dict[str, Any] = {"cam_stage": "layer2", "model_args": {"output_stride": 8}}
-    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **settings, **SPEC))
-    model: Any = teacher.model
-    features = model.layer2(model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(teacher.normalise(pixels)))))))
-    features = _resampled(features, teacher._kind._stages[0].view.rectangle, (8, 8))  # type: ignore[attr-defined]
-    expected = spread(cam_of("test_resnet", pixels, spread=False, **settings), [features])
-    found = teacher.start(pixels, torch.arange(3)).result().payload["label_cam"]
-    torch.testing.assert_close(found, expected / expected.amax((1, 2), keepdim=True))
-    assert teacher.header()["route"] == "LayerCAM at layer2, NCHW, spread by layer2"
+def test_cam_spreads_over_tokens_alike_in_all_passes() -> None:
+    """By stages of strides 4 to 16, in both scales and the mirror image, of a wide input."""
+    pixels = torch.randint(0, 256, (2, 3, 128, 192), dtype=torch.uint8)
+    settings: dict[str, Any] = {"scales": (1.0, 0.5), "flip_average": True, "rivals": 0, "input_size": (128, 192)}
+    teacher = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **(SPEC | settings)))
+    kind: Any = teacher._kind
+    assert kind._stages.compared == ["layer1", "layer2", "layer3"]
+    images, found = teacher.normalise(pixels), []
+    for turned in (False, True):
+        for size in ((128, 192), (64, 96)):
+            view = functional.interpolate(images.flip(3) if turned else images, size, mode="bicubic", antialias=True)
+            seen = kind._stages.look(view)[1]
+            tokens = [seen[name].on(kind.grid, seen[name].output.detach()) for name in kind._stages.compared]
+            found += [likeness(part.flip(3) if turned else part) for part in tokens]
+    plain = cam_of("test_resnet", pixels, **(settings | {"spread": False}))
+    expected = spread(plain, transitions(torch.stack(found).mean(0)))
+    stored = teacher.start(pixels, torch.arange(2)).result().payload["label_cam"]
+    torch.testing.assert_close(stored, expected / expected.amax((1, 2), keepdim=True), rtol=1e-4, atol=1e-5)
+    assert (stored - plain).abs().max() > 0.05
 
 
-def test_cam_compares_tokens_of_16_px_and_of_blocks_that_share_a_grid_the_last() -> None:
-    for name, side, stage in (("test_resnet", 64, "layer3"), ("test_vit", 160, "blocks.5")):
-        header = TimmTeacher(TeacherSpec(name, kind="cam", **(SPEC | {"input_size": (side, side)}))).header()
-        assert header["route"].endswith(f", spread by {stage}")  # type: ignore[union-attr]
+def test_rivals_are_the_largest_other_outputs() -> None:
+    logits = torch.tensor([[5.0, 1, 2, 3], [0, 7, 4, -1]])
+    assert rivals_of(logits, torch.tensor([0, 3]), 2).tolist() == [2.5, 5.5]
+
+
+def test_what_speaks_for_rivals_counts_less_for_the_label() -> None:
+    label, rivals = torch.tensor([[[1.0, 0.5, 0.5]]]), torch.tensor([[[0.0, 2.0, 0.0]]])
+    expected = torch.tensor([[[1, 0.5 * 0.5 / (0.5 + RIVALRY), 0.5]]])
+    torch.testing.assert_close(contested(label, rivals), expected)
+    assert torch.equal(contested(torch.full((1, 1, 3), 0.2), rivals), torch.ones(1, 1, 3))  # nothing is said for it
+
+
+def test_a_teacher_of_few_classes_has_fewer_rivals() -> None:
+    for classes, rivals in ((1, None), (2, 1), (3, 2), (10, 3)):
+        header = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **(SPEC | {"num_classes": classes}))).header()
+        assert header.get("rivals") == rivals
+
+
+def test_cam_with_rivals_is_what_is_left_of_the_labels_map() -> None:
+    kind: Any = TimmTeacher(TeacherSpec("test_resnet", kind="cam", spread=False, rivals=1, **SPEC))._kind
+    images, outputs = torch.randn(3, 3, 64, 64), torch.arange(3)
+    logits = kind._stages.look(images)[0].detach()
+    best = logits.scatter(1, outputs[:, None], -torch.inf).argmax(1)
+    plain: Any = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **PLAIN, **SPEC))._kind
+    label, rival = (plain.maps(images, of, flipped=False).payload["label_cam"] for of in (outputs, best))
+    torch.testing.assert_close(kind.maps(images, outputs, flipped=False).payload["label_cam"], contested(label, rival))
+
+
+def test_not_a_number_is_not_made_a_map_of() -> None:
+    """So that the job refuses it, and names the image."""
+    kind: Any = TimmTeacher(TeacherSpec("test_resnet", kind="cam", **SPEC))._kind
+    images = torch.randn(2, 3, 64, 64)
+    images[0, 0, 3, 3] = torch.nan
+    maps = kind.maps(images, torch.arange(2), flipped=False).payload["label_cam"]
+    assert not maps[0].isfinite().all()
+    assert maps[1].isfinite().all()
+
+
+def test_usual_stages() -> None:
+    assert usual_stages(timm.create_model("resnet18")) == ["layer2", "layer3", "layer4"]
+    assert usual_stages(timm.create_model("test_vit")) == [f"blocks.{number}" for number in range(6)]
+    deep = usual_stages(timm.create_model("vit_tiny_patch16_224"))
+    assert deep == [f"blocks.{number}" for number in (0, 2, 3, 5, 6, 8, 9, 11)]
+    assert len(deep) == MOST_BLOCKS
+
+
+def test_the_stored_grid_is_at_most_as_fine_as_asked() -> None:
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert cam_of("test_resnet", pixels).shape == (1, 8, 8)
+    assert cam_of("test_resnet", pixels, cam_grid=5).shape == (1, 5, 5)
+
+
+def test_scales_of_a_transformer_need_positions_of_any_size() -> None:
+    asked = TeacherSpec("vit_tiny_patch16_224", kind="cam", random_weights=0, num_classes=10, scales=(0.5, 1.0),
+                        model_args={"depth": 2})  # fmt: skip
+    with pytest.raises(TeacherError, match=r"--scales 0\.5: .*dynamic_img_size=True helps"):
+        TimmTeacher(asked)
+    assert TimmTeacher(replace(asked, model_args={"depth": 2, "dynamic_img_size": True})).grid == (14, 14)
 
 
 def test_too_small_scales_are_refused_at_the_start() -> None:
@@ -181,6 +244,8 @@ def test_label_maps_from_features_are_those_extracted(make_folder: MakeFolder, t
         ("test_resnet", {"kind": "topk", "top_k": 11}, "--top-k 11: expected at most the teacher's 10 classes"),
         ("test_resnet", {"kind": "cam", "cam_stage": "layer9"}, "--cam-stage layer9: .*such as conv1"),
         ("test_resnet", {"kind": "cam", "cam_stage": "fc"}, "--cam-stage fc: expected a map of tokens"),
+        ("test_resnet", {"kind": "cam", "compile": True}, "--compile: expected another kind than cam"),
+        ("test_resnet", {"kind": "cam", "cam_stage": "layer2,fc.no"}, "--cam-stage fc.no: expected a module of"),
         ("efficientvit_b0", {"compile": True}, "--compile: expected tokens from forward_features, found input of"),
     ],
 )
@@ -192,7 +257,9 @@ def test_kinds_that_a_teacher_cannot_give(name: str, asked: dict[str, Any], why:
 def test_a_class_token_teacher_has_cams() -> None:
     teacher = TimmTeacher(TeacherSpec("test_vit", kind="cam", num_classes=10, random_weights=0))
     blocks = ",".join(f"blocks.{number}" for number in range(6))
-    assert teacher.header()["route"] == f"LayerCAM at {blocks}, NLC after 1 prefix tokens, spread by blocks.5"
+    assert teacher.header()["route"] == (
+        f"LayerCAM at {blocks}; 3 steps over tokens alike in blocks.5 to the power 4; 3 rivals times 2"
+    )
     maps = teacher.start(torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8), torch.tensor([1, 2])).result()
     assert maps.payload["label_cam"].shape == (2, *teacher.grid) == (2, 10, 10)
     assert (maps.payload["label_cam"] >= 0).all()

@@ -31,8 +31,19 @@ def test_an_unknown_kind() -> None:
         make_teacher(TeacherSpec("test_resnet", random_weights=0, kind="raw"))
 
 
-@pytest.mark.parametrize(("option", "value", "kind"), [("top_k", 3, "topk"), ("cam_stage", "layer1", "cam")])
-def test_an_option_of_another_kind(option: str, value: object, kind: str) -> None:
+OPTIONS = [
+    ("top_k", 3, "topk", "--top-k"),
+    ("cam_stage", "layer1", "cam", "--cam-stage"),
+    ("scales", (1.0, 2.0), "cam", "--scales"),
+    ("cam_grid", 14, "cam", "--cam-grid"),
+    ("rivals", 0, "cam", "--rivals"),
+    ("spread", True, "cam", "--spread"),
+    ("spread", False, "cam", "--no-spread"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "kind", "spelled"), OPTIONS)
+def test_an_option_of_another_kind(option: str, value: object, kind: str, spelled: str) -> None:
     given = TeacherSpec("test_resnet", random_weights=0, **{option: value})  # type: ignore[arg-type]
-    with pytest.raises(TeacherError, match=f"--{option.replace('_', '-')}: expected --kind {kind}, found --kind label"):
+    with pytest.raises(TeacherError, match=f"{spelled}: expected --kind {kind}, found --kind label"):
         make_teacher(given)
