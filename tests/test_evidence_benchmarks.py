@@ -1,17 +1,22 @@
 """The benchmarks of evidence: their arithmetic on cases that are known, and that every variant is made."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks.evidence.passes import REDUCTIONS, SCALES, TARGETS, USUAL, Passes
+from benchmarks.evidence import passes
+from benchmarks.evidence.passes import FEATURES, REDUCTIONS, SCALES, TARGETS, USUAL, Passes
 from benchmarks.evidence.scores import BARE, Images, bare, errors_of, interval, mass_inside
 from benchmarks.evidence.tables import PAGES, ROOT, filled
-from benchmarks.evidence.variants import AS_IT_COMES, geometric, readings, variants, walk
+from benchmarks.evidence.variants import THREE, geometric, readings, variants, walk
 from benchmarks.evidence.view import IN_VIEW, chosen, share_in_view
+from extract import TeacherSpec
+from extract.teacher.kinds.cam import contested
+from extract.teacher.timm_teacher import TimmTeacher
 from recipes.context_digits.scene import PHOTOGRAPHS
-from tokenmix_loader import evidence
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
@@ -69,16 +74,15 @@ def test_the_share_of_an_object_in_view_and_one_image_per_object() -> None:
 def random_passes(images: int = 2, side: int = 6) -> Passes:
     generator = torch.Generator().manual_seed(0)
     names = [f"{target}, product" for target in TARGETS] + [f"logit, {name}" for name in REDUCTIONS]
-    names += [f"{USUAL}, mirrored", *(f"{USUAL}, scale {scale:g}" for scale in SCALES if scale != 1)]
+    names += [f"{USUAL}, mirrored", f"{THREE}, scale 2", *(f"{USUAL}, scale {scale:g}" for scale in SCALES[1:])]
     passes = {name: torch.rand(images, 6, side, side, generator=generator) for name in names}
-    for name in ("2, scale 1", "4, scale 1", "6, scale 1", "4, scale 2"):
-        passes[f"features {name}"] = torch.randn(images, 3, side, side, generator=generator)
+    names = [f"features {number}, scale {scale:g}" for scale, numbers in FEATURES.items() for number in numbers]
+    passes |= {name: torch.randn(images, 3, side, side, generator=generator) for name in names}
     return passes
 
 
-def test_every_variant_is_made_and_what_comes_is_what_the_job_stores() -> None:
-    passes = random_passes()
-    fused, spread = variants(passes)
+def test_every_variant_is_made() -> None:
+    fused, spread = variants(random_passes())
     for groups in (fused, spread):
         for part, by_choice in groups.items():
             for choice, maps in by_choice.items():
@@ -86,9 +90,28 @@ def test_every_variant_is_made_and_what_comes_is_what_the_job_stores() -> None:
                 assert maps.isfinite().all(), (part, choice)
                 assert (maps >= 0).all(), (part, choice)
     assert fused.keys() | {"spread by"} == spread.keys()
-    maps = geometric([passes[USUAL][:, stage - 1] for stage in (2, 4, 6)])
-    expected = evidence(walk([passes["features 4, scale 1"]])(maps), "contrast")
-    torch.testing.assert_close(spread[AS_IT_COMES][""], expected)
+
+
+def test_what_the_job_stores_is_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass of a small teacher, put together by the benchmark and by the kind."""
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    monkeypatch.setattr(passes, "STAGES", stages)
+    monkeypatch.setattr(passes, "FEATURES", {1.0: (1, 2, 3)})
+    settings: dict[str, Any] = {"kind": "cam", "random_weights": 0, "num_classes": 10, "input_size": (64, 64)}
+    kinds: list[Any] = [
+        TimmTeacher(TeacherSpec("test_resnet", **settings, cam_stage=stage))._kind
+        for stage in (",".join(stages), "layer2,layer3,layer4")
+    ]
+    kinds[0].grid = kinds[1].grid
+    images, labels, found = torch.randn(3, 3, 64, 64), torch.arange(3), Passes()
+    maps = passes._maps_of(kinds[0], images, labels, TARGETS, found, 1.0)
+    by = walk([found[f"features {number}, scale 1"].float() for number in (1, 2, 3)])
+    label, rivals = (
+        by(geometric(list(maps[name]["product"][:, 1:].float().unbind(1)))) for name in ("logit", "rivals")
+    )
+    stored = kinds[1].maps(images, labels, flipped=False).payload["label_cam"]
+    torch.testing.assert_close(contested(label, rivals), stored, rtol=0, atol=0.01)  # passes are kept as float16
+    assert (stored - label).abs().max() > 0.05
 
 
 def test_readings_of_a_map() -> None:

@@ -6,6 +6,7 @@ label's logit, and with other ways to make a map of gradients and activations; f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ TEACHER: Final = "efficientnet_lite0"
 STAGES: Final = tuple(f"blocks.{number}" for number in range(1, 7))  # of stride 4, 8, 16, 16, 32, 32
 USUAL: Final = "logit, product"
 SCALES: Final = (1.0, 1.5, 2.0)
-FEATURES: Final = {1.0: (1, 2, 3, 4, 5, 6), 2.0: (2, 3, 4)}  # stages, counted from 1, by scale
+FEATURES: Final = {1.0: (1, 2, 4, 6), 2.0: (1, 2, 4)}  # stages, counted from 1, by scale
 BATCH: Final = 12
 RIVALS: Final = 3  # as FinerCAM has it
 
@@ -68,8 +69,10 @@ REDUCTIONS: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 def collect(folder: Path) -> tuple[Passes, Tensor]:
-    """All passes over both splits, and the images' views [N, 4]; made once, some ten minutes."""
-    path = folder / f"passes-{TEACHER}.pt"
+    """All passes over both splits, and the images' views [N, 4]; made once for these images, some ten minutes."""
+    digests = [MapStore(folder / split / f"{TEACHER}-label").header.content_digest for split in SPLITS]
+    asked = repr((digests, STAGES, SCALES, FEATURES, [*TARGETS], [*REDUCTIONS]))
+    path = folder / f"passes-{TEACHER}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}.pt"
     if not path.exists():
         parts = [part for split in SPLITS for part in _passes_over(folder / split)]
         torch.save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, path)

@@ -93,7 +93,7 @@ def transformer(result: Mapping[str, Any]) -> str:
     rows = []
     for name, found in result["targets"].items():
         kind, _, form = name.rpartition(", ")
-        paper = kind.startswith("logits")
+        paper = kind.startswith("label")
         if name.startswith("ideal"):
             rows.append([f"the mask itself, {name.removeprefix('ideal ')}", ratio(found)])
         elif (form == "logit") == paper and kind:
@@ -137,22 +137,26 @@ TABLES: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]]] = {
 
 
 def filled(page: str) -> str:
-    """The page's text with its tables as the results have them. Raises KeyError for a name that is none."""
+    """The page's text with its tables as the results have them. Raises KeyError for a name that is none, ValueError
+    for a mark without its end.
+    """
 
     def table(found: re.Match[str]) -> str:
         script, make = TABLES[found[1]]
-        return (
-            f"<!-- table: {found[1]} -->\n{make(json.loads((RESULTS / f'{script}.json').read_text()))}<!-- /table -->"
-        )
+        result = json.loads((RESULTS / f"{script}.json").read_text("utf-8"))
+        return f"<!-- table: {found[1]} -->\n{make(result)}<!-- /table -->"
 
-    return re.sub(r"<!-- table: ([^>]*) -->\n.*?<!-- /table -->", table, page, flags=re.DOTALL)
+    text, count = re.subn(r"<!-- table: ([^>]*) -->\n.*?<!-- /table -->", table, page, flags=re.DOTALL)
+    if count != page.count("<!-- table"):
+        raise ValueError(f"expected <!-- table: NAME --> and <!-- /table --> in turn, found {count} such pairs")
+    return text
 
 
 def main() -> None:
     """Rewrite the pages."""
     for page in PAGES:
         path = ROOT / page
-        path.write_text(filled(path.read_text()))
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def measure(folder: Path, seeds: int) -> dict[str, Any]:
     stores = {name: store_of(images, data.test / f"maps-{number}", replace(spec, **asked))
               for number, (name, asked) in enumerate(CAMS.items())}  # fmt: skip
     label = replace(spec, kind="label", class_token=True)
-    stores["label, logits of the patches by the class token's head"] = store_of(images, data.test / "maps-label", label)
+    stores["label --class-token"] = store_of(images, data.test / "maps-label", label)
     first = stores[AS_IT_COMES]
     rows = range(len(first))
     given = {

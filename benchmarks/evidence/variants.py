@@ -3,8 +3,8 @@
     python -m benchmarks.evidence.variants FOLDER     # after benchmarks.evidence FOLDER; some half an hour
 
 One teacher, images and errors as in benchmarks.evidence. Unless a line says otherwise: one pass at 224 px, stages 2, 4
-and 6 (strides 8, 16, 32) by their geometric mean, spread by stage 4, evidence `contrast`. Writes
-benchmarks/results/evidence_variants.json; needs some 6 GB of memory.
+and 6 (strides 8, 16, 32) by their geometric mean, spread by stages 1, 2 and 4, no rivals, evidence `contrast`. Writes
+benchmarks/results/evidence_variants.json; needs some 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional
 from benchmarks.evidence.passes import STAGES, TEACHER, USUAL, Passes, collect
 from benchmarks.evidence.scores import SPLITS, bare, errors_of, interval, load
 from benchmarks.read import machine
-from extract.teacher.kinds.cam import FLOOR
+from extract.teacher.kinds.cam import contested, fuse, unit
 from extract.teacher.kinds.spread import POWER, STEPS, likeness, spread, transitions
 from recipes.cut_outs.scene import Look
 from recipes.cut_outs.stamps import stamp_folder
@@ -31,18 +31,16 @@ from tokenmix_loader import evidence
 Groups = dict[str, dict[str, Tensor]]  # evidence [N, h, w] by part and choice
 Walk = Callable[[Tensor], Tensor]  # maps [N, h, w] -> spread
 FUSED: Final = (2, 4, 6)
+COMPARED: Final = (1, 2, 4)
 AS_IT_COMES: Final = "as it comes"
+THREE: Final = "rivals, product"
+OTHER_RIVALS: Final = {"one rival": "one", "ten rivals": "ten", "all rivals": "all others"}
 CHUNK: Final = 60  # images, whose transitions are 150 MB
 
 
 def geometric(maps: Sequence[Tensor]) -> Tensor:
     """Of maps [N, h, w], scaled to 0..1."""
-    return scaled(torch.stack([part.clamp_min(FLOOR).log() for part in maps]).mean(0).exp())
-
-
-def scaled(maps: Tensor) -> Tensor:
-    """To a largest value of 1."""
-    return maps / maps.amax((1, 2), keepdim=True).clamp_min(FLOOR)
+    return unit(fuse(maps))
 
 
 def stages(passes: Passes, name: str, chosen: Sequence[int] = FUSED) -> list[Tensor]:
@@ -68,7 +66,7 @@ def walk(
                 transition = transition / transition.sum(2, keepdim=True)
             yield spread(maps[rows], transition, steps)
 
-    return lambda maps: scaled(torch.cat(list(parts(maps))))
+    return lambda maps: unit(torch.cat(list(parts(maps))))
 
 
 def uncentred(features: Tensor) -> Tensor:
@@ -77,12 +75,16 @@ def uncentred(features: Tensor) -> Tensor:
     return tokens.mT @ tokens
 
 
+def features(passes: Passes, chosen: Sequence[int] = COMPARED, scale: float = 1) -> list[Tensor]:
+    """Of stages, counted from 1."""
+    return [passes[f"features {number}, scale {scale:g}"] for number in chosen]
+
+
 def fused_choices(passes: Passes) -> dict[str, dict[str, Tensor]]:
     """Fused maps [N, h, w], by part and choice, not spread yet."""
     usual = stages(passes, USUAL)
     activation = geometric(stages(passes, "logit, activation"))
     half = (torch.arange(usual[0].shape[1]) + 0.5) / usual[0].shape[1] - 0.5
-    rivals = geometric(stages(passes, "rivals, product"))
     return {
         AS_IT_COMES: {"": geometric(usual)},
         "one stage": {f"{number}": stages(passes, USUAL, [number])[0] for number in range(1, len(STAGES) + 1)},
@@ -91,10 +93,10 @@ def fused_choices(passes: Passes) -> dict[str, dict[str, Tensor]]:
             for chosen in ((1, 2, 4, 6), (2, 3, 4, 5), (2, 3, 4, 5, 6), (2, 4), (3, 4), (3, 4, 5, 6), (4, 6))
         },
         "fused by": {
-            "arithmetic mean": scaled(torch.stack(usual).mean(0)),
-            "power mean of 1/2": scaled(torch.stack(usual).sqrt().mean(0).square()),
-            "maximum": scaled(torch.stack(usual).amax(0)),
-            "minimum": scaled(torch.stack(usual).amin(0)),
+            "arithmetic mean": unit(torch.stack(usual).mean(0)),
+            "power mean of 1/2": unit(torch.stack(usual).sqrt().mean(0).square()),
+            "maximum": unit(torch.stack(usual).amax(0)),
+            "minimum": unit(torch.stack(usual).amin(0)),
             "product": geometric(usual) ** len(usual),
         },
         "rectified": {
@@ -109,9 +111,8 @@ def fused_choices(passes: Passes) -> dict[str, dict[str, Tensor]]:
         "times": {
             "activation, any class": geometric([*usual, activation]),
             "its root": geometric([geometric(usual), geometric(usual), activation]),
-            "a centred Gaussian": scaled(geometric(usual) * _gaussian(half, 0.2)),
-            "a wide one": scaled(geometric(usual) * _gaussian(half, 0.4)),
-            "its share of it and its rivals'": scaled(geometric(usual).square() / (geometric(usual) + rivals)),
+            "a centred Gaussian": unit(geometric(usual) * _gaussian(half, 0.2)),
+            "a wide one": unit(geometric(usual) * _gaussian(half, 0.4)),
         },
         "views": {
             "1.5": geometric(stages(passes, f"{USUAL}, scale 1.5")),
@@ -143,43 +144,58 @@ def readings(maps: Tensor) -> dict[str, Tensor]:
 
 def walks(passes: Passes) -> dict[str, Walk]:
     """Other ways to spread one pass."""
-    usual = passes["features 4, scale 1"]
-    side = (torch.arange(usual.shape[2]) + 0.5) / usual.shape[2]
+    usual = features(passes)
+    side = (torch.arange(usual[0].shape[2]) + 0.5) / usual[0].shape[2]
     places = torch.cartesian_prod(side, side)
     near = torch.exp(-torch.cdist(places, places).square() / (2 * 0.2**2))
+    stage_sets = ((1,), (2,), (4,), (6,), (1, 4), (2, 4), (4, 6), (1, 2, 4, 6))
     return {
-        **{f"power {power}": walk([usual], power=power) for power in (1, 2, 3, 6, 8)},
-        **{f"{steps} steps": walk([usual], steps=steps) for steps in (1, 2, 6, 12)},
-        "features as they are, power 16": walk([usual], power=16, measure=uncentred),
-        "near tokens only": walk([usual], near=near),
-        "stage 2": walk([passes["features 2, scale 1"]]),
-        "stage 6": walk([passes["features 6, scale 1"]]),
-        "stages 2 and 4": walk([passes["features 2, scale 1"], usual]),
-        "stages 4 and 6": walk([usual, passes["features 6, scale 1"]]),
+        **{f"power {power}": walk(usual, power=power) for power in (2, 3, 5, 6)},
+        **{f"{steps} steps": walk(usual, steps=steps) for steps in (1, 2, 6)},
+        "features as they are, power 16": walk(usual, power=16, measure=uncentred),
+        "near tokens only": walk(usual, near=near),
+        **{f"stages {', '.join(map(str, chosen))}": walk(features(passes, chosen)) for chosen in stage_sets},
+    }
+
+
+def contests(passes: Passes) -> dict[str, Tensor]:
+    """Maps [N, h, w] that are spread and contested, of one pass and of two."""
+    by = walk(features(passes))
+    label = by(geometric(stages(passes, USUAL)))
+    rivals = {name: by(geometric(stages(passes, f"{name}, product"))) for name in ("rivals", *OTHER_RIVALS)}
+    two = walk([*features(passes), *features(passes, scale=2)])
+    of_two = [two(geometric(stages(passes, name) + stages(passes, f"{name}, scale 2"))) for name in (USUAL, THREE)]
+    return {
+        "three": contested(label, rivals["rivals"]),
+        "three, times 1": contested(label, rivals["rivals"], rivalry=1.0),
+        "three, times 4": contested(label, rivals["rivals"], rivalry=4.0),
+        **{words: contested(label, rivals[name]) for name, words in OTHER_RIVALS.items()},
+        "three, before spreading": by(contested(geometric(stages(passes, USUAL)), geometric(stages(passes, THREE)))),
+        "scales 1 and 2, three": contested(*of_two),
     }
 
 
 def variants(passes: Passes) -> tuple[Groups, Groups]:
     """Evidence [N, h, w] of every choice: as fused, and spread."""
-    usual = [passes["features 4, scale 1"]]
-    both = [*usual, passes["features 4, scale 2"]]
-    on_views = {"2": walk(both[1:]), "1 and 2": walk(both), "1, 1.5 and 2": walk(both)}
+    usual = walk(features(passes))
+    on_views = {"2": walk(features(passes, scale=2))} | dict.fromkeys(
+        ("1 and 2", "1, 1.5 and 2"), walk([*features(passes), *features(passes, scale=2)])
+    )
     fused, spread = Groups(), Groups()
     for part, by_choice in fused_choices(passes).items():
         for choice, maps in by_choice.items():
-            by = on_views.get(choice, walk(usual)) if part == "views" else walk(usual)
+            by = on_views.get(choice, usual) if part == "views" else usual
             fused.setdefault(part, {})[choice] = evidence(maps, "contrast")
             spread.setdefault(part, {})[choice] = evidence(by(maps), "contrast")
     maps = geometric(stages(passes, USUAL))
-    fused["read as"], spread["read as"] = readings(maps), readings(walk(usual)(maps))
+    fused["read as"], spread["read as"] = readings(maps), readings(usual(maps))
     spread["spread by"] = {name: evidence(by(maps), "contrast") for name, by in walks(passes).items()}
-    spread["spread by"]["each stage before they are fused"] = evidence(
-        geometric([walk(usual)(part) for part in stages(passes, USUAL)]), "contrast"
-    )
-    spread["spread by"]["binary map"] = evidence(walk(usual)((evidence(maps, "contrast") > 0).float()), "contrast")
-    for name, chosen in {"scale 2 alone": both[1:], "scale 1 alone": usual}.items():
-        two = geometric(stages(passes, USUAL) + stages(passes, f"{USUAL}, scale 2"))
-        spread["spread by"][f"1 and 2, {name}"] = evidence(walk(chosen)(two), "contrast")
+    each = geometric([usual(part) for part in stages(passes, USUAL)])
+    spread["spread by"]["each stage before they are fused"] = evidence(each, "contrast")
+    binary = usual((evidence(maps, "contrast") > 0).float())
+    spread["spread by"]["a binary map"] = evidence(binary, "contrast")
+    fused["rivals"] = {"three": evidence(contested(maps, geometric(stages(passes, THREE))), "contrast")}
+    spread["rivals"] = {name: evidence(found, "contrast") for name, found in contests(passes).items()}
     return fused, spread
 
 

@@ -48,11 +48,11 @@ class Scoring:
 
 AREA: Final = Scoring("by area", IDEAL, {"supervision": "area"})
 PAPER: Final = Scoring("the paper's evidence", "label-lite0", {"evidence": "logit"})
-BEST: Final = Scoring("fused maps", "cam-lite0", {"evidence": "contrast"})  # LayerCAM at two scales
+FUSED: Final = Scoring("fused LayerCAM", "fused-lite0", {"evidence": "contrast"})  # neither spread nor contested
 GUIDED: Final = Scoring("by area", "label-lite0", {"evidence": "logit", "supervision": "area"})  # maps say where to cut
-SPREAD: Final = Scoring("fused maps, spread", "cam-spread-lite0", {"evidence": "contrast"})  # over like tokens
+CAM: Final = Scoring("kind cam", "cam-lite0", {"evidence": "contrast"})
 TRUE: Final = Scoring("the ideal mask", IDEAL, {"evidence": "logit"})
-SCORES: Final = {"area": AREA, "paper": PAPER, "best": BEST, "spread": SPREAD, "ideal": TRUE}
+SCORES: Final = {"area": AREA, "paper": PAPER, "fused": FUSED, "cam": CAM, "ideal": TRUE}
 
 HALF: Final = {"mixup_alpha": 0.0, "prob": 0.5}  # half of the batches are mixed, none of them by Mixup
 ALWAYS: Final = {"mixup_alpha": 0.0}
@@ -98,17 +98,17 @@ ARMS: Final[Mapping[str, Arm]] = {
     "puzzle": _arm("Puzzle Mix", GUIDED, {"kind": "puzzle", **HALF}),
     "comix": _arm("Co-Mixup", GUIDED, {"kind": "comix", **HALF}),
 }
-MAIN: Final = (BASELINE, *(f"block-{name}" for name in SCORES if name != "best"))
+MAIN: Final = (BASELINE, *(f"block-{name}" for name in SCORES if name != "fused"))
 # Which scores are better, with all else equal: (an arm, the arm that it is compared with).
 QUESTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "the ideal mask against area": ("ideal", "area"),
     "the paper's evidence against area": ("paper", "area"),
-    "fused maps against area": ("best", "area"),
-    "fused maps against the paper's evidence": ("best", "paper"),
-    "fused maps against the ideal mask": ("best", "ideal"),
-    "fused and spread maps against area": ("spread", "area"),
-    "fused and spread maps against the paper's evidence": ("spread", "paper"),
-    "fused and spread maps against fused ones": ("spread", "best"),
-    "fused and spread maps against the ideal mask": ("spread", "ideal"),
+    "fused LayerCAM against area": ("fused", "area"),
+    "fused LayerCAM against the paper's evidence": ("fused", "paper"),
+    "fused LayerCAM against the ideal mask": ("fused", "ideal"),
+    "kind cam against area": ("cam", "area"),
+    "kind cam against the paper's evidence": ("cam", "paper"),
+    "kind cam against fused LayerCAM": ("cam", "fused"),
+    "kind cam against the ideal mask": ("cam", "ideal"),
 }
 MASKS: Final = ("block", "block-always", "block-mixup")  # each with all SCORES

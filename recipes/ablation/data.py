@@ -29,8 +29,10 @@ STORES: Final[Mapping[str, TeacherSpec]] = {
     "label-lite0": TeacherSpec("efficientnet_lite0", kind="label", device="cpu"),
     "label-lite1": TeacherSpec("efficientnet_lite1", kind="label", device="cpu"),
     "label-lite2": TeacherSpec("efficientnet_lite2", kind="label", device="cpu"),
-    "cam-lite0": TeacherSpec("efficientnet_lite0", kind="cam", scales=(1.0, 2.0), spread=False, device="cpu"),
-    "cam-spread-lite0": TeacherSpec("efficientnet_lite0", kind="cam", scales=(1.0, 2.0), device="cpu"),
+    "fused-lite0": TeacherSpec(
+        "efficientnet_lite0", kind="cam", scales=(1.0, 2.0), spread=False, rivals=0, device="cpu"
+    ),
+    "cam-lite0": TeacherSpec("efficientnet_lite0", kind="cam", scales=(1.0, 2.0), device="cpu"),
     "topk-lite0": TeacherSpec("efficientnet_lite0", kind="topk", top_k=5, device="cpu"),
     "saliency": TeacherSpec("saliency", kind="activation"),
 }

@@ -168,6 +168,7 @@ def report(experiment: Experiment, figure: Path) -> str:
     tables = {name: rows_of(found) for name, found in by_student.items()}
     draw(tables, figure)
     words = {record["arm"]: record["settings"]["words"] for record in records}
+    words |= {name: arm.words for name, arm in ARMS.items()}  # as they are called now
     lines = [
         *_introduction(experiment, records),
         "",

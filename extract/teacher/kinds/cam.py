@@ -144,7 +144,7 @@ def fuse(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([part.clamp_min(FLOOR).log() for part in maps]).mean(0).exp()
 
 
-def contested(label: torch.Tensor, rivals: torch.Tensor | None = None) -> torch.Tensor:
+def contested(label: torch.Tensor, rivals: torch.Tensor | None = None, *, rivalry: float = RIVALRY) -> torch.Tensor:
     """The label's map [B, h, w] times its share of the evidence there, scaled to a largest value of 1.
 
     A map that is the same everywhere says nothing, and stays.
@@ -152,7 +152,7 @@ def contested(label: torch.Tensor, rivals: torch.Tensor | None = None) -> torch.
     label = unit(label)
     if rivals is None:
         return label
-    share = label / (label + RIVALRY * unit(rivals))
+    share = label / (label + rivalry * unit(rivals))
     return torch.where(label.amin((1, 2), keepdim=True) < 1, unit(label * share), label)
 
 
