@@ -61,8 +61,11 @@ CPU_CASES = {"light": Case("test_resnet", 96, 600, (1200, 900)), "heavy": Case("
 GPU_CASES = {"light": Case("resnet101", None, 8_000), "heavy": Case("nfnet_f6", None, 2_000)}
 # What a kind of map costs over kind label, images and maps staying on the device.
 KINDS: dict[str, dict[str, Any]] = {
-    "label": {}, "cam": {"kind": "cam"}, "cam, scales 1,2": {"kind": "cam", "scales": (1.0, 2.0)},
-}  # fmt: skip
+    "label": {},
+    "cam, fused only": {"kind": "cam", "spread": False, "rivals": 0},
+    "cam": {"kind": "cam"},
+    "cam, scales 1,2": {"kind": "cam", "scales": (1.0, 2.0)},
+}
 CPU_KIND_TEACHERS, GPU_KIND_TEACHERS = ("efficientnet_lite0", "resnet101"), ("resnet101", "efficientnet_lite0")
 
 
@@ -82,27 +85,29 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", choices=CPU_CASES, help="only this one; writes nothing")
+    parser.add_argument("--kinds", action="store_true", help="only what kinds cost; the file keeps its cases")
     parser.add_argument("--out", type=Path, help="default: extract.json, on a GPU extract_gpu.json, of the results")
     given = parser.parse_args()
     on_gpu = given.device.startswith("cuda")
     cases = GPU_CASES if on_gpu else CPU_CASES
-    results = {}
-    for name in [given.case] if given.case else cases:
+    path = given.out or RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
+    before = json.loads(path.read_text()) if given.kinds and path.exists() else {}
+    document: dict[str, Any] = {"cases": before.get("cases", {}), "kinds": {}}
+    document["options"] = before.get("options") or {name: value for name, value in vars(given).items() if name != "out"}
+    document["machine"] = machine(given.device)
+
+    def note(part: str, name: str, found: dict[str, Any]) -> None:
+        """Print and write at once: a job that is killed keeps what it has."""
+        print(json.dumps({name: found}, indent=1), flush=True)
+        document[part][name] = found
+        if not given.case:
+            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    for name in [] if given.kinds else [given.case] if given.case else cases:
         print(f"{name}: {cases[name]}", flush=True)
-        results[name] = run(cases[name], given)
-        print(json.dumps(results[name], indent=1), flush=True)
-    if not given.case:
-        teachers = GPU_KIND_TEACHERS if on_gpu else CPU_KIND_TEACHERS
-        kinds = {name: kind_costs(name, given) for name in teachers}
-        print(json.dumps(kinds, indent=1), flush=True)
-        document = {
-            "cases": results,
-            "kinds": kinds,
-            "options": {name: value for name, value in vars(given).items() if name != "out"},
-            "machine": machine(given.device),
-        }
-        path = given.out or RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        note("cases", name, run(cases[name], given))
+    for name in () if given.case else GPU_KIND_TEACHERS if on_gpu else CPU_KIND_TEACHERS:
+        note("kinds", name, kind_costs(name, given))
 
 
 def run(case: Case, given: argparse.Namespace) -> dict[str, Any]:

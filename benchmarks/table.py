@@ -125,10 +125,16 @@ FIGURES = (
            in_readme='images per second of the whole job on an H200, ResNet-101'),
     Figure("the same with NFNet-F6 at 576 px", "extract_gpu", ("cases", "heavy", "images_per_s", "job"), "{:.0f}",
            in_readme='images per second of the whole job on an H200, NFNet-F6 at 576 px'),
-    Figure("kind `cam` over kind `label` there, time per image, ResNet-101", "extract_gpu",
+    # measured before kind cam was spread and contested
+    Figure("kind `cam --no-spread --rivals 0` over kind `label` there, time per image, ResNet-101", "extract_gpu",
            ("kinds", "resnet101", "time_over_label", "cam"), "{:.2f}"),
     Figure("the same with `--scales 1,2`", "extract_gpu",
            ("kinds", "resnet101", "time_over_label", "cam, scales 1,2"), "{:.1f}"),
+    *(Figure(f"kind `{kind}` over kind `label` on the CPU, time per image, {name}", "extract",
+             ("kinds", model, "time_over_label", key), "{:.1f}")
+      for model, name in {"efficientnet_lite0": "EfficientNet-lite0", "resnet101": "ResNet-101"}.items()
+      for kind, key in {"cam --no-spread --rivals 0": "cam, fused only", "cam": "cam",
+                        "cam --scales 1,2": "cam, scales 1,2"}.items()),
     Figure("a step of DeiT-S on an H200, batch 1,024, TokenMix in the loader over CutMix", "overhead_gpu",
            ("steps", -1, "ratio_in_loader", "median"), "{:.3f}"),
     Figure("growth of the job's memory over 20,000 images, MB", "memory", ("growth_mb",), "{:.1f}"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,22 @@ def test_a_step_that_fails_does_not_keep_others_from_running(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("tiny", [True, False])
-def test_commands_have_options_that_exist(tmp_path: Path, tiny: bool) -> None:
-    last = steps(tmp_path, tmp_path, "cpu", 60, tiny=tiny)[-1]
+def test_commands_have_options_that_exist(tmp_path: Path, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ParsedError(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser) -> None:
+        parse(parser)  # ends the process for options that it does not know
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    *measuring, last = steps(tmp_path, tmp_path, "cpu", 60, tiny=tiny)
+    assert [step.name for step in measuring] == ["extract", "overhead"]
+    for step in measuring:
+        monkeypatch.setattr("sys.argv", step.command)
+        with pytest.raises(ParsedError):
+            import_module(step.command[0]).main()
     assert last.command[0] == "recipes.ablation.run"
     run_command.make_context("run", last.command[1:])
