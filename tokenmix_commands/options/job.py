@@ -62,7 +62,7 @@ _MAPS = [
     HEAD,
     map_option("--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True, help="What to store."),
     map_option("--top-k", type=click.IntRange(1), metavar="N", help="Kind topk: classes per token; default: 5."),
-    map_option("--cam-stage", metavar="MODULE,...", help="Kind cam: default, the last stages from stride 8 on."),
+    map_option("--cam-stage", metavar="MODULE,...", help="Kind cam: default, the last ones from stride 8 on."),
     map_option("--scales", callback=input_scales, metavar="S,S", help="Kind cam: of the input's size, as 1,2."),
     map_option("--cam-grid", type=click.IntRange(2), metavar="N", help="Kind cam: at most N x N cells; default: 28."),
     map_option("--spread/--no-spread", default=None, help="Kind cam: over tokens that look alike; default: yes."),

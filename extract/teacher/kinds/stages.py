@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 class Stages:
-    """The stages of one model: `names` of those that are fused, `compared` numbers of those whose features are read."""
+    """The stages of one model: `names`, those that are fused, and `compared`, those whose features are read."""
 
     def __init__(self, model: torch.nn.Module, fused: Sequence[str] | None, size: Size, *, compare: bool):
         """`model`: on the CPU; `fused`: None, those of `usual_stages`. Raises TeacherError."""
@@ -48,8 +48,10 @@ class Stages:
         self.names = usual_stages(model) if fused is None else list(fused)
         known = (*self.names, *(_strides(model) if compare else ()))
         self._modules = {name: _module_of(model, name) for name in dict.fromkeys(known)}
+        self.compared: list[str] = []
         self._layouts = self.layouts_at(size)
-        self.compared = self._to_compare() if compare else []
+        if compare:
+            self.compared = self._to_compare()
         self._modules = {
             name: module for name, module in self._modules.items() if name in (*self.names, *self.compared)
         }
@@ -67,10 +69,13 @@ class Stages:
         return logits, {name: self._seen(name, outputs[name], size) for name in self._views}
 
     def layouts_at(self, size: Size) -> dict[str, TokenLayout]:
-        """Of all stages, for an input of this size."""
-        outputs = self._run(torch.zeros(1, 3, *size))[1]
-        fitting = {name for name, output in outputs.items() if name in self.names or _grids(output, size)}
-        return {name: _layout_of(name, outputs[name], size) for name in outputs if name in fitting}
+        """Of all stages in use, for an input of this size; of others, those whose output is a map of tokens."""
+        outputs, used = self._run(torch.zeros(1, 3, *size))[1], {*self.names, *self.compared}
+        return {
+            name: _layout_of(name, output, size)
+            for name, output in outputs.items()
+            if name in used or _grids(output, size)
+        }
 
     def _to_compare(self) -> list[str]:
         """Of each grid of COMPARED_STRIDES the last stage; the finest of all where there is none."""
@@ -88,13 +93,14 @@ class Stages:
         seen: dict[str, torch.Tensor] = {}
 
         def keep(name: str, output: Any) -> Any:
-            if not isinstance(output, torch.Tensor):
-                raise TeacherError(
-                    f"--cam-stage {name}: expected a stage with one output, found {type(output).__name__}"
-                )
+            one = isinstance(output, torch.Tensor)
             if name not in self.names:
-                seen[name] = output.detach()
+                if one:
+                    seen[name] = output.detach()
                 return output
+            if not one:
+                found = type(output).__name__
+                raise TeacherError(f"--cam-stage {name}: expected a stage with one output, found {found}")
             seen[name] = output if seen.keys() & {*self.names} else output.detach().requires_grad_()
             return seen[name]
 

@@ -18,7 +18,7 @@ from extract.settings import JobOptions, TeacherSpec
 from extract.teacher.kinds.cam import RIVALRY, contested, rivals_of
 from extract.teacher.kinds.from_tokens import SUGGESTED
 from extract.teacher.kinds.spread import likeness, spread, transitions
-from extract.teacher.kinds.stages import MOST_BLOCKS, resampled, usual_stages
+from extract.teacher.kinds.stages import MOST_BLOCKS, Stages, resampled, usual_stages
 from extract.teacher.timm_teacher import TimmTeacher
 from store import MapStore, verify
 from tests.extract.conftest import MakeFolder
@@ -197,6 +197,27 @@ def test_not_a_number_is_not_made_a_map_of() -> None:
     maps = kind.maps(images, torch.arange(2), flipped=False).payload["label_cam"]
     assert not maps[0].isfinite().all()
     assert maps[1].isfinite().all()
+
+
+def test_stages_that_give_no_map_are_only_refused_where_they_are_named() -> None:
+    """As those of timm's list that give a tuple, or that the model skips."""
+
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    class First(torch.nn.Module):
+        def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return pair[0]
+
+    model: Any = timm.create_model("test_resnet", num_classes=10).eval().requires_grad_(False)
+    model.act1 = torch.nn.Sequential(model.act1, Two(), First())
+    model.unused = torch.nn.Identity()
+    model.feature_info = [*model.feature_info, *({"module": name, "reduction": 4} for name in ("act1.1", "unused"))]
+    assert Stages(model, ["layer2"], (64, 64), compare=True).compared == ["layer1", "layer2", "layer3"]
+    for name, why in {"act1.1": "expected a stage with one output, found tuple", "unused": "that it does not"}.items():
+        with pytest.raises(TeacherError, match=f"--cam-stage {name}: .*{why}"):
+            Stages(model, [name], (64, 64), compare=False)
 
 
 def test_usual_stages() -> None:
