@@ -40,7 +40,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "label": {"kind": "label"},
     "cam": {"kind": "cam"},
     "cam, scales 1,2": {"kind": "cam", "scales": (1.0, 2.0)},
+    "cam, rivals 0": {"kind": "cam", "rivals": 0},
+    "cam, fused only": {"kind": "cam", "spread": False, "rivals": 0},
 }
+USUAL_KINDS = ("label", "cam", "cam, scales 1,2")
 IDEAL_GRIDS = (28, 18, 12)
 # The photographs that show no thing of their own which a classifier could take for an object.
 BARE = ("brick.png", "clock_motion.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "retina.jpg")
@@ -57,15 +60,23 @@ class Images(NamedTuple):
     background: npt.NDArray[np.str_]
 
 
-def run(folder: Path, teachers: tuple[str, ...], count: int, seeds: int) -> dict[str, Any]:
+def run(
+    folder: Path,
+    teachers: Sequence[str],
+    count: int,
+    seeds: int,
+    kinds: Sequence[str] = USUAL_KINDS,
+    object_share: tuple[float, float] = Look.object_share,
+) -> dict[str, Any]:
     """The whole table; what is in the folder already is used again."""
-    look = Look(stamp_folder())
+    look = Look(stamp_folder(), object_share=object_share)
     for split, seed in SPLITS.items():
         generate(folder / split, count, seed=seed, split=split, look=look, processes=2)
-    result: dict[str, Any] = {"images": 2 * count, "seeds": seeds, "kept": KEPT, "teachers": {}}
+    result: dict[str, Any] = {"images": 2 * count, "seeds": seeds, "kept": KEPT, "object_share": object_share}
+    result["teachers"] = {}
     for teacher in teachers:
         seconds, stores = {}, {}
-        for kind, asked in KINDS.items():
+        for kind, asked in ((kind, KINDS[kind]) for kind in kinds):
             stores[kind] = [folder / split / f"{teacher}-{kind.replace(' ', '')}" for split in SPLITS]
             took = [extract_s(folder / split, store, TeacherSpec(teacher, device="cpu", **asked))
                     for split, store in zip(SPLITS, stores[kind], strict=True)]  # fmt: skip
@@ -240,9 +251,12 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=TEACHERS)
     parser.add_argument("--count", type=int, default=360, help="images of each split")
     parser.add_argument("--seeds", type=int, default=5, help="of crops and masks")
+    parser.add_argument("--kinds", nargs="+", default=USUAL_KINDS, choices=KINDS, help="label is needed")
+    parser.add_argument("--object-share", nargs=2, type=float, default=Look.object_share, help="of the image's side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "evidence.json")
     options = parser.parse_args()
-    result = run(options.folder, tuple(options.teachers), options.count, options.seeds)
+    share = tuple(options.object_share)
+    result = run(options.folder, options.teachers, options.count, options.seeds, options.kinds, share)
     print(format_table(result))
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -61,6 +61,21 @@ def targets(result: Mapping[str, Any]) -> str:
     return markdown(["evidence", *columns], rows)
 
 
+def large(result: Mapping[str, Any]) -> str:
+    """Of lite0, objects that fill the image."""
+    found = result["teachers"][TEACHERS[0]]["targets"]
+    words = {
+        "centred Gaussian": "a centred Gaussian, no map",
+        "label, logit": "`label`, the paper's evidence",
+        "cam, fused only, contrast": "`cam --no-spread --rivals 0`",
+        "cam, rivals 0, contrast": "`cam --rivals 0`",
+        "cam, contrast": "`cam` as it comes",
+    }
+    rows = [[text, ratio(found[name]), f"{found[name]['without_objects']['ratio_to_area']:.2f}"]
+            for name, text in words.items()]  # fmt: skip
+    return markdown(["evidence", "lite0, 224 px", "without objects behind"], rows)
+
+
 def photographs(result: Mapping[str, Any]) -> str:
     """Of lite0, by the photograph behind the object, the easiest first."""
     found = result["teachers"][TEACHERS[0]]["by_background"]
@@ -128,6 +143,7 @@ def own_classes(result: Mapping[str, Any]) -> str:
 
 TABLES: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]]] = {
     "targets": ("evidence", targets),
+    "large": ("evidence_large", large),
     "photographs": ("evidence", photographs),
     "views": ("evidence_view", views),
     "transformer": ("transformer", transformer),
