@@ -94,6 +94,7 @@ def views(result: Mapping[str, Any]) -> str:
         "cam, contrast": "`cam`, central square at 224 px, as it comes",
         "cam, scales 1,2, contrast": "`cam --scales 1,2`",
         **{f"cam, whole image at {px} px, contrast": f"`cam`, whole image at {px} px" for px in (224, 320, 448)},
+        "cam, whole image at 224 px, scales 1,2, contrast": "`cam --scales 1,2`, whole image at 224 px",
     }
     rows = [
         [text, ratio(of, "all"), f"{of['in_view']:.3f}", f"{of['out_of_view']:.3f}"]

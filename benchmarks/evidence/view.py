@@ -31,7 +31,7 @@ from recipes.evaluate.drawing import save
 
 COUNT = 6  # of the best, and of the worst
 TEACHER, USUAL = "efficientnet_lite0", "cam"
-WHOLE_PX = (224, 320, 448)
+WHOLE = ((224, None), (320, None), (448, None), (224, (1.0, 2.0)))  # px, scales
 IN_VIEW = 0.95  # of an object's pixels
 
 
@@ -39,12 +39,12 @@ def stores_of(folder: Path) -> dict[str, list[Path]]:
     """Those of benchmarks.evidence; those of whole images are made where they are not there yet."""
     stores = {kind: [folder / split / f"{TEACHER}-{kind.replace(' ', '')}" for split in SPLITS]
               for kind in ("label", USUAL, "cam, scales 1,2")}  # fmt: skip
-    for side in WHOLE_PX:
-        spec = TeacherSpec(TEACHER, kind="cam", device="cpu", crop_mode="squash", crop_pct=1.0, input_size=(side, side))
-        stores[f"cam, whole image at {side} px"] = paths = [
-            folder / split / f"{TEACHER}-whole{side}" for split in SPLITS
-        ]
-        for split, path in zip(SPLITS, paths, strict=True):
+    for side, scales in WHOLE:
+        named = f"cam, whole image at {side} px" + ("" if scales is None else ", scales 1,2")
+        stores[named] = [folder / split / f"{TEACHER}-whole{side}{'' if scales is None else '-2'}" for split in SPLITS]
+        spec = TeacherSpec(TEACHER, kind="cam", device="cpu", scales=scales, crop_mode="squash", crop_pct=1.0,
+                           input_size=(side, side))  # fmt: skip
+        for split, path in zip(SPLITS, stores[named], strict=True):
             extract_s(folder / split, path, spec)
     return stores
 
