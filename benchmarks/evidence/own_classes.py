@@ -1,6 +1,6 @@
 """What maps of a head fitted for own classes are worth, beside those of the head that the teacher was trained with.
 
-    python -m benchmarks.evidence.own_classes FOLDER     # writes benchmarks/results/own_classes.json; minutes
+    python -m benchmarks.evidence.own_classes FOLDER --train 1500   # writes benchmarks/results/own_classes.json
 
 Ten ImageNet classes of cut-outs under EfficientNet-lite0, and context digits under their teacher. The classes get names
 that no teacher knows, `tokenmix fit-head`'s function fits a head on training images, and both heads make maps of the
