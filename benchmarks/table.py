@@ -48,8 +48,7 @@ SCORES = {"paper": "the paper's evidence", "fused": "`cam --scales 1,2 --no-spre
 FIGURES = (
     *(Figure(what := f"points of top-1 that a small {student} gains by scores of {score} over scores by area",
              "ablation", ("students", name, "answers", f"block-{arm} - block-area", "text"), "{}", in_readme=what)
-      for name, student in STUDENTS.items() for arm, score in SCORES.items()
-      if (name, arm) != ("small_vit", "cam")),  # not run
+      for name, student in STUDENTS.items() for arm, score in SCORES.items()),
     Figure("error of a score in shares of the area score's: objects, EfficientNet-lite0, paper's evidence", "evidence",
            (*LITE0, "label, logit", "ratio_to_area"), "{:.3f}",
            in_readme="error of a score: objects, EfficientNet-lite0, kind `label`, the paper's evidence"),
