@@ -91,10 +91,11 @@ def main() -> None:
     on_gpu = given.device.startswith("cuda")
     cases = GPU_CASES if on_gpu else CPU_CASES
     path = given.out or RESULTS / ("extract_gpu.json" if on_gpu else "extract.json")
-    before = json.loads(path.read_text()) if given.kinds and path.exists() else {}
-    document: dict[str, Any] = {"cases": before.get("cases", {}), "kinds": {}}
-    document["options"] = before.get("options") or {name: value for name, value in vars(given).items() if name != "out"}
-    document["machine"] = machine(given.device)
+    options = {name: value for name, value in vars(given).items() if name != "out"}
+    document: dict[str, Any] = {"cases": {}, "options": options, "machine": machine(given.device)}
+    if given.kinds and path.exists():  # its cases may be another machine's
+        document = json.loads(path.read_text(encoding="utf-8")) | {"machine_of": {"kinds": machine(given.device)}}
+    document["kinds"] = {}
 
     def note(part: str, name: str, found: dict[str, Any]) -> None:
         """Print and write at once: a job that is killed keeps what it has."""

@@ -36,7 +36,6 @@ TRAINED: dict[str, Any] = {"name": "test_resnet", "crop_mode": "squash", **quant
 RANDOM: dict[str, Any] = {"num_classes": 10, "random_weights": 0, "crop_mode": "squash"}
 TEACHERS: dict[str, tuple[dict[str, Any], int]] = {  # options, share of the images in per cent
     "trained": (TRAINED, 100),
-    "trained, kind cam": ({**TRAINED, "kind": "cam"}, 100),
     "resnet101, random weights": ({"name": "resnet101", "input_size": (224, 224), **RANDOM}, 20),
     "convnext_atto, random weights": ({"name": "convnext_atto", "input_size": (224, 224), **RANDOM}, 20),
 }
